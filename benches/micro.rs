@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use futures_util::FutureExt;
 use sidestream::encoding::{EventParts, Framing};
-use sidestream::event::{Event, EventId, EventName, Position, SourceTag};
+use sidestream::event::{Event, EventId, EventName, Fingerprint, Position, SourceTag};
 use sidestream::feed::trie::SubjectTrie;
 use sidestream::feed::{
     Batch, Budget, Cursor, FeedOptions, Limits, ReadPolicy, Source as _, Start, StreamBuffer,
@@ -40,7 +40,7 @@ fn event(seq: u64, subject: &Arc<str>, data: &'static [u8]) -> Event {
         position: Position {
             tag: tag(),
             seq,
-            fingerprint: Some(seq as u16),
+            fingerprint: Some(Fingerprint::of_publish_time(seq.into())),
         },
         subject: subject.clone(),
         name: None,
@@ -73,7 +73,7 @@ fn encode(criterion: &mut Criterion) {
     let position = Position {
         tag: tag(),
         seq: 18_422,
-        fingerprint: Some(0x7d3e),
+        fingerprint: Some(Fingerprint::of_publish_time(0x7d3e)),
     };
     let text = |bytes| "x".repeat(bytes).into_bytes();
     let lines = vec!["x".repeat(63); 16].join("\n").into_bytes();
@@ -259,8 +259,11 @@ fn seed(criterion: &mut Criterion) {
 fn id(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("id");
     for (case, text) in [
-        ("1 source", "3fa9c1-18422-7d3e"),
-        ("3 sources", "3fa9c1-18422-7d3e.000001-7.ed9319-9-abcd"),
+        ("1 source", "3fa9c1-18422-2k7d3ew"),
+        (
+            "3 sources",
+            "3fa9c1-18422-2k7d3ew.000001-7.ed9319-9-0n14mfb",
+        ),
     ] {
         group.bench_function(case, |bencher| {
             bencher.iter(|| EventId::parse(black_box(text.as_bytes())).unwrap())

@@ -346,7 +346,7 @@ const EXAMPLES: &str = "\
 Examples:
   sidestream tail 'http://localhost:8080/events?subject=orders.42.>'
   sidestream tail --json --events 10 http://localhost:8080/events/orders/42 | jq .data
-  sidestream tail --header 'Authorization: Bearer ...' --last-event-id 3fa9c1-18422-7d3e https://pod.example/events
+  sidestream tail --header 'Authorization: Bearer ...' --last-event-id 3fa9c1-18422-2k7d3ew https://pod.example/events
 
 Events go to standard output; gaps, closes and reconnects go to standard error. Exits with 0 on Ctrl-C, after
 --events, or when the server answers 204; with 69 on a permanent error (4xx, untrusted certificate).";

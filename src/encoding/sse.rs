@@ -183,7 +183,7 @@ mod tests {
         Position {
             tag: SourceTag::of_identity("t"),
             seq: 7,
-            fingerprint: Some(0xab),
+            fingerprint: Some(crate::event::Fingerprint::of_publish_time(0xab)),
         }
     }
 

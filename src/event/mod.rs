@@ -7,4 +7,4 @@ pub mod event;
 pub mod id;
 
 pub use self::event::{Event, EventName, Tier};
-pub use id::{EventId, InvalidId, Position, SourceTag};
+pub use id::{EventId, Fingerprint, InvalidId, Position, SourceTag};

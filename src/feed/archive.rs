@@ -12,7 +12,7 @@ use std::fmt;
 use std::pin::Pin;
 
 use super::gap::{Gap, GapReason};
-use crate::event::{Event, SourceTag};
+use crate::event::{Event, Fingerprint, SourceTag};
 use crate::subject::FilterSet;
 
 /// Stored events of one source.
@@ -23,7 +23,7 @@ pub trait Archive: fmt::Debug + Send + Sync {
     fn state(&self, seq: u64) -> BoxFuture<'_, State>;
 
     /// Fingerprint of the message at this sequence number; `None` if there is no message.
-    fn fingerprint(&self, seq: u64) -> BoxFuture<'_, Option<u16>>;
+    fn fingerprint(&self, seq: u64) -> BoxFuture<'_, Option<Fingerprint>>;
 
     /// True if the source is known to reject reads until an operator changes something. A reader
     /// that needs the archive is then rejected instead of waiting indefinitely.

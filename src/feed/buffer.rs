@@ -26,7 +26,7 @@ use std::time::Instant;
 
 use slab::Slab;
 
-use crate::event::{Position, SourceTag};
+use crate::event::{Fingerprint, Position, SourceTag};
 use crate::subject::FilterSet;
 
 use super::archive::Archive;
@@ -380,7 +380,7 @@ impl State {
     }
 
     /// Fingerprint of the message at this sequence number, if it is in memory.
-    fn fingerprint_at(&self, seq: u64) -> Option<u16> {
+    fn fingerprint_at(&self, seq: u64) -> Option<Fingerprint> {
         let index = self
             .events
             .partition_point(|encoded| encoded.event.position.seq < seq);

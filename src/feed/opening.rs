@@ -45,6 +45,8 @@ pub(super) async fn resume(
                 let first = view
                     .source
                     .map_or(view.floor, |source| source.first_seq.saturating_sub(1));
+                // An id of version 0.1 grows: positions are written with the full fingerprint.
+                let at = at.with_full(view.fingerprint.found());
                 begin(cursor, outcome, at, first, archive)?;
                 return Ok(outcome);
             }

@@ -8,12 +8,13 @@
 //! 2. The position is outside of memory: ask the archive for its range. After its end: `ahead`.
 //!    Before its oldest message: `expired`.
 //! 3. The id has a fingerprint: compare it with the stored message at that sequence number.
-//!    Different: `recreated`. A deleted message matches any fingerprint.
+//!    Different: `recreated`. A deleted message matches any fingerprint. An id of version 0.1 is
+//!    compared in the 16 bits that it has.
 //! 4. Otherwise the position is valid: the reader continues in the window, or in the archive.
 
 use super::archive::State;
 use super::gap::{Gap, GapReason};
-use crate::event::{Position, SourceTag};
+use crate::event::{Fingerprint, Position, SourceTag};
 
 /// Requested start of a reader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,7 +79,17 @@ pub(super) enum StoredFingerprint {
     /// There is no message, or it was deleted.
     Missing,
     /// Fingerprint of the stored message.
-    Found(u16),
+    Found(Fingerprint),
+}
+
+impl StoredFingerprint {
+    /// Fingerprint of the stored message, if there is one and it is known.
+    pub(super) fn found(self) -> Option<Fingerprint> {
+        match self {
+            Self::Found(fingerprint) => Some(fingerprint),
+            Self::Unknown | Self::Missing => None,
+        }
+    }
 }
 
 /// Decision for one position of an event id.
@@ -114,7 +125,9 @@ pub(super) fn decide(at: Position, view: &View) -> Decision {
     }
     match (at.fingerprint, view.fingerprint) {
         (Some(_), StoredFingerprint::Unknown) => return Decision::AskFingerprint,
-        (Some(known), StoredFingerprint::Found(found)) if known != found => return gap(Recreated),
+        (Some(known), StoredFingerprint::Found(found)) if !known.agrees_with(found) => {
+            return gap(Recreated);
+        }
         _ => {}
     }
     Decision::Outcome(if at.seq < view.floor {
@@ -128,12 +141,17 @@ pub(super) fn decide(at: Position, view: &View) -> Decision {
 mod tests {
     use super::*;
 
-    fn at(seq: u64, fingerprint: Option<u16>) -> Position {
+    fn at(seq: u64, fingerprint: Option<Fingerprint>) -> Position {
         Position {
             tag: SourceTag::of_identity("s"),
             seq,
             fingerprint,
         }
+    }
+
+    /// Fingerprint of a message. The short forms of `0x0001_0006` and 7 are equal.
+    fn print(value: i128) -> Fingerprint {
+        Fingerprint::of_publish_time(value)
     }
 
     /// In memory: 51 to 80. In the archive: 21 to 90.
@@ -195,23 +213,23 @@ mod tests {
     fn archive_is_asked_only_for_positions_outside_of_memory() {
         let known = View {
             source: None,
-            fingerprint: StoredFingerprint::Found(7),
+            fingerprint: StoredFingerprint::Found(print(7)),
             ..view()
         };
-        assert_eq!(outcome(at(60, Some(7)), &known), "window");
-        assert_eq!(outcome(at(60, Some(8)), &known), "recreated");
+        assert_eq!(outcome(at(60, Some(print(7))), &known), "window");
+        assert_eq!(outcome(at(60, Some(print(8))), &known), "recreated");
         let unknown = View {
             source: None,
             fingerprint: StoredFingerprint::Unknown,
             ..view()
         };
         assert_eq!(outcome(at(60, None), &unknown), "window");
-        assert_eq!(outcome(at(60, Some(7)), &unknown), "ask fingerprint");
+        assert_eq!(outcome(at(60, Some(print(7))), &unknown), "ask fingerprint");
         assert_eq!(outcome(at(40, None), &unknown), "ask state");
         assert_eq!(outcome(at(85, None), &unknown), "ask state");
         assert_eq!(
             outcome(
-                at(40, Some(7)),
+                at(40, Some(print(7))),
                 &View {
                     fingerprint: StoredFingerprint::Unknown,
                     ..view()
@@ -223,8 +241,27 @@ mod tests {
 
     #[test]
     fn deleted_message_matches_any_fingerprint() {
-        assert_eq!(outcome(at(60, Some(7)), &view()), "window");
-        assert_eq!(outcome(at(40, Some(7)), &view()), "archive");
+        assert_eq!(outcome(at(60, Some(print(7))), &view()), "window");
+        assert_eq!(outcome(at(40, Some(print(7))), &view()), "archive");
+    }
+
+    #[test]
+    fn id_of_version_0_1_is_compared_in_its_16_bits() {
+        let known = View {
+            fingerprint: StoredFingerprint::Found(print(7)),
+            ..view()
+        };
+        let other = print(0x0001_0006);
+        assert_eq!(outcome(at(60, Some(other)), &known), "recreated");
+        assert_eq!(outcome(at(60, Some(other.to_short())), &known), "window");
+        assert_eq!(
+            outcome(at(40, Some(print(7).to_short())), &known),
+            "archive"
+        );
+        assert_eq!(
+            outcome(at(60, Some(print(8).to_short())), &known),
+            "recreated"
+        );
     }
 
     #[test]

@@ -7,7 +7,7 @@ use futures_util::task::noop_waker;
 
 use super::cursor::Read;
 use super::*;
-use crate::event::{Event, Position, SourceTag, Tier};
+use crate::event::{Event, Fingerprint, Position, SourceTag, Tier};
 use crate::subject::{Filter, FilterSet};
 
 pub(super) fn filters(texts: &[&str]) -> FilterSet {
@@ -23,7 +23,7 @@ pub(super) fn event(seq: u64, subject: &str) -> Event {
         position: Position {
             tag: tag(),
             seq,
-            fingerprint: Some(seq as u16),
+            fingerprint: Some(Fingerprint::of_publish_time(seq.into())),
         },
         subject: subject.into(),
         name: None,
@@ -107,7 +107,7 @@ fn reader_receives_matching_events_from_its_start() {
         Position {
             tag: tag(),
             seq: 9,
-            fingerprint: Some(9)
+            fingerprint: Some(Fingerprint::of_publish_time(9))
         }
     );
 }
@@ -265,7 +265,7 @@ fn different_fingerprint_is_reported_as_recreated() {
     let known = Position {
         tag: tag(),
         seq: 1,
-        fingerprint: Some(77),
+        fingerprint: Some(Fingerprint::of_publish_time(77)),
     };
     let opened = now(buffer.open(
         filters(&["a"]),
@@ -280,6 +280,27 @@ fn different_fingerprint_is_reported_as_recreated() {
             ..
         })
     ));
+}
+
+#[test]
+fn id_of_version_0_1_continues_with_the_full_fingerprint() {
+    let (mut writer, buffer) = buffer(Limits::default());
+    writer.append(vec![event(1, "a"), event(2, "a")]);
+    let full = Fingerprint::of_publish_time(1);
+    let at = |fingerprint| Position {
+        tag: tag(),
+        seq: 1,
+        fingerprint: Some(fingerprint),
+    };
+    let mut opened = now(buffer.open(
+        filters(&["a"]),
+        &options(Limits::default()),
+        Start::After(at(full.to_short())),
+    ))
+    .unwrap();
+    assert_eq!(opened.outcome, Outcome::Window);
+    assert_eq!(opened.cursor.position(), at(full));
+    assert_eq!(drain(&mut opened.cursor), [Ok(2)]);
 }
 
 #[test]

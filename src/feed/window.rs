@@ -23,7 +23,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::encoding::{Encoding, Envelope};
-use crate::event::{Position, SourceTag, Tier};
+use crate::event::{Fingerprint, Position, SourceTag, Tier};
 
 use super::budget::Budget;
 use super::encoded::EncodedEvent;
@@ -504,7 +504,7 @@ impl Window {
     }
 
     /// Fingerprint of the event at this sequence number, if it is in the window.
-    pub(super) fn fingerprint_at(&self, seq: u64) -> Option<u16> {
+    pub(super) fn fingerprint_at(&self, seq: u64) -> Option<Fingerprint> {
         let offset = self.offset_after(seq.checked_sub(1)?)?;
         let found = (offset.index..self.end()).map_while(|index| self.get(index));
         let event = found

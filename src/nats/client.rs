@@ -15,7 +15,7 @@ use super::connection::{self, Identity, InvalidServer, NatsConnections, Supervis
 use super::jetstream::api::{Api, StreamState};
 use super::jetstream::error::JetStreamError;
 use super::jetstream::tags::SourceTags;
-use crate::event::{Position, SourceTag};
+use crate::event::{Fingerprint, SourceTag};
 use crate::lifecycle::health::Health;
 use crate::telemetry::Metrics;
 
@@ -123,9 +123,9 @@ impl Nats {
         &self,
         stream: &str,
         seq: u64,
-    ) -> Result<Option<u16>, JetStreamError> {
+    ) -> Result<Option<Fingerprint>, JetStreamError> {
         let stored = self.0.api.stored(stream, seq, None).await?;
-        Ok(stored.map(|stored| Position::fingerprint_of(stored.published)))
+        Ok(stored.map(|stored| Fingerprint::of_publish_time(stored.published)))
     }
 
     /// Waits until NATS has processed the last requests, at most 2 s. Called after tailers and

@@ -430,6 +430,8 @@ mod tests {
             entry(recorded).is_passed_by(&EventId::parse(id.as_bytes()).unwrap())
         };
         assert!(passes("3fa9c1-7-00aa", "3fa9c1-7-00aa") && passes("3fa9c1-7-00aa", "3fa9c1-8"));
+        // A pod of version 0.1 recorded the position.
+        assert!(passes("3fa9c1-7-00aa", "3fa9c1-7-000005a"));
         assert!(
             !passes("3fa9c1-7-00aa", "3fa9c1-6-00ab")
                 && !passes("3fa9c1-7", "3fa9c2-7")

@@ -211,7 +211,7 @@ impl Client {
             remote: "192.0.2.7:4711".parse().unwrap(),
             state: State::Active,
             opened: 1_700_000_000_123,
-            last_event_id: "3fa9c1-18422-7d3e".into(),
+            last_event_id: "3fa9c1-18422-2k7d3ew".into(),
             lag: Lag::default(),
             sent: Sent {
                 events: 12,
@@ -397,7 +397,7 @@ fn connections_are_listed_by_client_and_route() {
     let expected = json!({
         "client": "user 42", "route": "/events/orders/{id}", "subjects": ["orders.42.>"],
         "protocol": "http/1.1", "tls": false, "remote": "192.0.2.7:4711", "state": "active",
-        "opened": 1_700_000_000_123_u64, "last_event_id": "3fa9c1-18422-7d3e",
+        "opened": 1_700_000_000_123_u64, "last_event_id": "3fa9c1-18422-2k7d3ew",
         "lag": { "events": 3, "bytes": 400, "seconds": 0.25 }, "sent": { "events": 12, "bytes": 3_400 },
         "memory": { "bytes": 1_060 }, "slow": false, "gaps": 1,
     });

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
-use sidestream::event::{Event, Position, SourceTag};
+use sidestream::event::{Event, Fingerprint, Position, SourceTag};
 use sidestream::feed::archive::{Archive, BoxFuture, Page, Pages, State, Unavailable};
 use sidestream::subject::FilterSet;
 
@@ -65,8 +65,8 @@ pub(crate) fn payload(content: u64) -> String {
     format!("{content}{}", "x".repeat((content % 7 * 9) as usize))
 }
 
-pub(crate) fn fingerprint(content: u64) -> u16 {
-    content as u16
+pub(crate) fn fingerprint(content: u64) -> Fingerprint {
+    Fingerprint::of_publish_time(content.into())
 }
 
 impl Source {
@@ -225,7 +225,7 @@ impl Archive for SimulatedArchive {
         })
     }
 
-    fn fingerprint(&self, seq: u64) -> BoxFuture<'_, Option<u16>> {
+    fn fingerprint(&self, seq: u64) -> BoxFuture<'_, Option<Fingerprint>> {
         Box::pin(async move {
             Self::respond(&self.0).await?;
             let source = lock(&self.0);

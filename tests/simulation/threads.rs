@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
-use sidestream::event::{Event, Position, SourceTag};
+use sidestream::event::{Event, Fingerprint, Position, SourceTag};
 use sidestream::feed::{
     Budget, FeedOptions, Item, Limits, Read, ReadPolicy, Source as _, Start, StreamBuffer, buffer,
 };
@@ -34,7 +34,7 @@ fn event(seq: u64, tag: SourceTag) -> Event {
         position: Position {
             tag,
             seq,
-            fingerprint: Some(seq as u16),
+            fingerprint: Some(Fingerprint::of_publish_time(seq.into())),
         },
         subject: if seq.is_multiple_of(3) {
             "b".into()

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
-use sidestream::event::{Position, SourceTag, Tier};
+use sidestream::event::{Fingerprint, Position, SourceTag, Tier};
 use sidestream::feed::budget::{FEED_BYTES, FILTER_BYTES};
 use sidestream::feed::{
     Budget, FeedOptions, Gap, GapReason, Limits, OpenError, Outcome, Slow, SlowPolicy, Source as _,
@@ -95,6 +95,20 @@ pub(crate) fn slow(rng: &mut Rng) -> Option<Slow> {
 
 fn now() -> Instant {
     tokio::time::Instant::now().into_std()
+}
+
+/// The position as an id of version 0.1 carries it, for every fourth sequence number.
+fn as_version_0_1(at: Position) -> Position {
+    Position {
+        fingerprint: at.fingerprint.map(|fingerprint| {
+            if at.seq % 4 == 0 {
+                fingerprint.to_short()
+            } else {
+                fingerprint
+            }
+        }),
+        ..at
+    }
 }
 
 /// Space for everything, or for little more than two feeds and their events.
@@ -299,10 +313,10 @@ impl World {
             6 => Start::After(Position {
                 tag: lock(&self.source).tag,
                 seq: rng.u64(..100),
-                fingerprint: Some(rng.u16(..)),
+                fingerprint: Some(Fingerprint::of_publish_time(rng.u16(..).into())),
             }),
             _ if self.left.is_empty() => Start::Live,
-            _ => Start::After(self.left[rng.usize(..self.left.len())]),
+            _ => Start::After(as_version_0_1(self.left[rng.usize(..self.left.len())])),
         }
     }
 
@@ -310,10 +324,10 @@ impl World {
     fn assert_outcome(&self, pod: &Pod, at: Position, outcome: Outcome, is_memory_whole: bool) {
         let source = self.source();
         let is_tag_known = at.tag == pod.tag && (!self.has_archive || pod.tag == source.tag);
-        let is_other = |fingerprint: Option<u16>| {
+        let is_other = |fingerprint: Option<Fingerprint>| {
             at.fingerprint
                 .zip(fingerprint)
-                .is_some_and(|(one, other)| one != other)
+                .is_some_and(|(one, other)| !one.agrees_with(other))
         };
         let written = pod.history.iter().rev().find(|entry| {
             entry.epoch == pod.epoch

@@ -315,8 +315,8 @@ const FIRST: usize = 2;
 /// Unsent bytes at which a client is disconnected: maximum memory for each client that stalls.
 const UNSENT_MAX: usize = 16 * 1024 * 1024;
 /// An `id:` field as long as a real one, so that the bytes on the wire are comparable.
-const ID: &[u8] = b"\nid: 000000-00000000-0000\n\n";
+const ID: &[u8] = b"\nid: 000000-00000000-0000000\n\n";
 /// Head and first chunk, as long as those of the sidecar.
 const HEAD: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncache-control: no-store, no-transform\r\n\
 x-accel-buffering: no\r\nconnection: close\r\ntransfer-encoding: chunked\r\ndate: Thu, 01 Jan 1970 00:00:00 GMT\r\n\r\n\
-26\r\nretry: 3000\nid: 000000-00000000-0000\n\n\r\n";
+29\r\nretry: 3000\nid: 000000-00000000-0000000\n\n\r\n";

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::time::Duration;
 
 use super::*;
-use crate::event::{Event, Position, SourceTag};
+use crate::event::{Event, Fingerprint, Position, SourceTag};
 use crate::feed::archive::{BoxFuture, Pages, State as SourceState};
 use crate::feed::{
     ArchiveAccess, Batch, Cursor, FeedOptions, Gap, GapReason, Item, Limits, Outcome, Read,
@@ -40,7 +40,7 @@ fn event(tag: SourceTag, seq: u64) -> Event {
         position: Position {
             tag,
             seq,
-            fingerprint: Some(seq as u16),
+            fingerprint: Some(Fingerprint::of_publish_time(seq.into())),
         },
         subject: format!("s.{}", seq % 10).into(),
         name: None,
@@ -66,8 +66,8 @@ impl Archive for Arc<Source> {
         })
     }
 
-    fn fingerprint(&self, seq: u64) -> BoxFuture<'_, Option<u16>> {
-        Box::pin(async move { Ok(Some(seq as u16)) })
+    fn fingerprint(&self, seq: u64) -> BoxFuture<'_, Option<Fingerprint>> {
+        Box::pin(async move { Ok(Some(Fingerprint::of_publish_time(seq.into()))) })
     }
 
     fn read(&self, filters: &FilterSet, after: u64) -> Box<dyn Pages> {

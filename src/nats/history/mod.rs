@@ -10,7 +10,7 @@ mod reader;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::event::SourceTag;
+use crate::event::{Fingerprint, SourceTag};
 use crate::feed::archive::{Archive, BoxFuture, Pages, State};
 use crate::nats::client::Nats;
 use crate::nats::decode::decoder::EventDecoder;
@@ -73,7 +73,7 @@ impl Archive for JetStreamArchive {
         })
     }
 
-    fn fingerprint(&self, seq: u64) -> BoxFuture<'_, Option<u16>> {
+    fn fingerprint(&self, seq: u64) -> BoxFuture<'_, Option<Fingerprint>> {
         Box::pin(async move {
             if seq == 0 {
                 return Ok(None); // There is no sequence 0, and the server rejects it.

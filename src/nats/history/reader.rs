@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::read_health::{self, StreamContext};
-use crate::event::{Position, SourceTag};
+use crate::event::{Fingerprint, Position, SourceTag};
 use crate::feed::archive::{BoxFuture, Page, Pages, Unavailable};
 use crate::nats::decode::decoder::{Batch, BatchItem};
 use crate::nats::decode::message::MessageFields;
@@ -226,7 +226,7 @@ impl HistoryReader {
             }
             range.is_contiguous &= info.sequence == range.through + 1;
             range.through = info.sequence;
-            let fingerprint = Some(Position::fingerprint_of(info.published));
+            let fingerprint = Some(Fingerprint::of_publish_time(info.published));
             let position = Position {
                 tag,
                 seq: info.sequence,

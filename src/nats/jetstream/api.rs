@@ -23,7 +23,7 @@ use time::format_description::well_known::Rfc3339;
 
 pub(crate) use super::error::JetStreamError;
 use super::error::SEQUENCE_MAX;
-use crate::event::Position;
+use crate::event::{Fingerprint, Position};
 use crate::nats::connection::NatsConnection;
 use crate::nats::republish::Republish;
 use crate::subject::{Filter, is_reserved};
@@ -148,7 +148,10 @@ impl Api {
     ) -> Result<bool, JetStreamError> {
         match self.stored(stream, seen.seq, None).await {
             Ok(Some(stored)) => {
-                Ok(seen.fingerprint == Some(Position::fingerprint_of(stored.published)))
+                let stored = Fingerprint::of_publish_time(stored.published);
+                Ok(seen
+                    .fingerprint
+                    .is_some_and(|seen| seen.agrees_with(stored)))
             }
             // Deleted since, or we are not permitted to read it.
             Ok(None) | Err(JetStreamError::Denied(_)) => Ok(true),

@@ -28,7 +28,7 @@ use super::api::{Api, JetStreamError, StreamState};
 use super::consumer::{self, Consumer, Lost, REJECTIONS_MAX, Received, Spec, sequence};
 use super::stream_config::StreamConfig;
 use super::tags::SourceTags;
-use crate::event::{Position, SourceTag};
+use crate::event::{Fingerprint, Position, SourceTag};
 use crate::feed::{Gap, GapReason, StreamWriter};
 use crate::lifecycle::health::{Check, Health, Status};
 use crate::lifecycle::shutdown::Token;
@@ -340,7 +340,7 @@ impl StreamTailer {
             let position = Position {
                 tag: followed.tag,
                 seq: last,
-                fingerprint: Some(Position::fingerprint_of(info.published)),
+                fingerprint: Some(Fingerprint::of_publish_time(info.published)),
             };
             followed.last = Some(position);
             self.decoder.decode_into(

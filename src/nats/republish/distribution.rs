@@ -20,7 +20,7 @@ use prometheus::IntCounter;
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::headers::RepublishHeaders;
-use crate::event::{Position, SourceTag};
+use crate::event::{Fingerprint, Position, SourceTag};
 use crate::feed::encoded::EncodedEvent;
 use crate::feed::{Received, RepublishWriter};
 use crate::nats::connection::NatsConnection;
@@ -230,7 +230,7 @@ impl PositionedMessage {
         Position {
             tag,
             seq: self.sequence,
-            fingerprint: self.published.map(Position::fingerprint_of),
+            fingerprint: self.published.map(Fingerprint::of_publish_time),
         }
     }
 }

@@ -4,7 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use proptest::prelude::*;
 use sidestream::encoding::{Envelope, EventParts, Framing};
-use sidestream::event::{EventName, Position, SourceTag};
+use sidestream::event::{EventName, Fingerprint, Position, SourceTag};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -314,7 +314,7 @@ proptest! {
     ) {
         let (mut wire, mut expected) = (Vec::new(), Vec::new());
         for (seq, (payload, name)) in (1..).zip(&payloads) {
-            let position = Position { tag: SourceTag::of_identity("t"), seq, fingerprint: Some(7) };
+            let position = Position { tag: SourceTag::of_identity("t"), seq, fingerprint: Some(Fingerprint::of_publish_time(7)) };
             let name = name.as_deref().and_then(EventName::parse);
             let parts = EventParts { name: name.as_ref(), subject: "a", data: payload, position };
             let encoding = Framing::Sse.encoder().event(parts, Envelope::NONE);

@@ -85,7 +85,7 @@ async fn chromium_resumes_at_every_position_and_gets_a_gap_for_lost_events() {
             .filter(|text| text != "150")
             .collect::<Vec<_>>()
     };
-    let other_check = format!("{}-0000", ids[199].rsplit_once('-').unwrap().0);
+    let other_check = format!("{}-0000000", ids[199].rsplit_once('-').unwrap().0);
     let cases = [
         (ids[289].clone(), past(291)),  // In the window.
         (ids[120].clone(), past(122)),  // Only in the archive.

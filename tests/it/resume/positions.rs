@@ -2,6 +2,7 @@
 
 use super::reader::{Reader, Via};
 use super::{Fixture, texts};
+use testkit::sse::SseClient;
 use testkit::wait::{DEADLINE, eventually};
 
 /// Request of a client, and the events that it must get before the last one.
@@ -36,10 +37,35 @@ fn gap(reason: &str) -> Vec<String> {
     vec![format!("gap:{reason}:live")]
 }
 
-fn with_another_check(id: &str) -> String {
+/// Digits of the check in an id, in ascending order.
+const DIGITS: &str = "0123456789abcdefghjkmnpqrstvwxyz";
+
+/// Separates the position in an id from its check: seven digits for 32 bits.
+fn checked(id: &str) -> (&str, u32) {
     let (position, check) = id.rsplit_once('-').unwrap();
-    let check = u16::from_str_radix(check, 16).unwrap() ^ 1;
-    format!("{position}-{check:04x}")
+    assert_eq!(check.len(), 7, "{id}");
+    let value = check.chars().fold(0, |value: u64, digit| {
+        value * 32 + DIGITS.find(digit).unwrap() as u64
+    });
+    (position, value.try_into().unwrap())
+}
+
+/// The id with these bits of its check inverted.
+fn with_another_check(id: &str, bits: u32) -> String {
+    let (position, check) = checked(id);
+    let value = check ^ bits;
+    let digits = (0..7).rev().map(|nth| {
+        let digit = (value >> (5 * nth)) % 32;
+        &DIGITS[digit as usize..=digit as usize]
+    });
+    format!("{position}-{}", digits.collect::<String>())
+}
+
+/// The id as version 0.1 wrote it, with these bits of its check inverted.
+fn of_version_0_1(id: &str, bits: u16) -> String {
+    let (position, check) = checked(id);
+    let short = (check >> 16) as u16 ^ check as u16 ^ bits;
+    format!("{position}-{short:04x}")
 }
 
 impl Fixture {
@@ -107,6 +133,7 @@ async fn retained_events_follow_every_position_once_and_in_order() {
     };
     let id = |number: usize| ids[number - 1].clone();
     let bare = |number: usize| ids[number - 1].rsplit_once('-').unwrap().0.to_owned();
+    let old = |number: usize| of_version_0_1(&ids[number - 1], 0);
     let both = Case {
         headers: vec![("last-event-id", id(298))],
         ..query("both ways", &id(120), past(299))
@@ -143,6 +170,11 @@ async fn retained_events_follow_every_position_once_and_in_order() {
             header("first_seq - 1", id(100), past(101)),
             header("before deleted messages", id(149), past(153)),
             header("at a deleted message", id(151), past(153)),
+            header("of version 0.1, in the window", old(290), past(291)),
+            header("of version 0.1, the newest", old(300), Vec::new()),
+            header("of version 0.1, in the archive", old(200), past(201)),
+            header("of version 0.1, deleted", old(151), past(153)),
+            query("of version 0.1, by the query", &old(250), past(251)),
             query("in the archive, by the query", &id(250), past(251)),
             named("last_event_id"),
             named("lastEventId"),
@@ -165,6 +197,23 @@ async fn retained_events_follow_every_position_once_and_in_order() {
 }
 
 #[tokio::test]
+async fn client_with_an_id_of_version_0_1_receives_the_full_one() {
+    let fixture = Fixture::with(300).await;
+    let ids = fixture.ids().await;
+    for id in [&ids[149], &ids[299]] {
+        let mut client = SseClient::get(fixture.sidestream.url("/all"))
+            .last_event_id(&of_version_0_1(id, 0))
+            .connect()
+            .await;
+        client
+            .until_seen("its position", |parser| parser.positions() > 0)
+            .await;
+        assert_eq!(client.last_event_id(), id);
+    }
+    fixture.until_no_replay_runs().await;
+}
+
+#[tokio::test]
 async fn an_unknown_position_is_one_gap_and_then_live() {
     let fixture = Fixture::with(300).await;
     let ids = fixture.ids().await;
@@ -180,17 +229,27 @@ async fn an_unknown_position_is_one_gap_and_then_live() {
             ),
             header(
                 "another check in the archive",
-                with_another_check(&ids[149]),
+                with_another_check(&ids[149], 1),
                 gap("recreated"),
             ),
             header(
                 "another check in the window",
-                with_another_check(&ids[289]),
+                with_another_check(&ids[289], 1 << 31),
                 gap("recreated"),
             ),
             header(
-                "another check of the newest",
-                with_another_check(&ids[299]),
+                "another check of the newest, with the same 16 bits",
+                with_another_check(&ids[299], 0x0001_0001),
+                gap("recreated"),
+            ),
+            header(
+                "another check of version 0.1 in the archive",
+                of_version_0_1(&ids[149], 1),
+                gap("recreated"),
+            ),
+            header(
+                "another check of version 0.1 in the window",
+                of_version_0_1(&ids[289], 1 << 15),
                 gap("recreated"),
             ),
             header("another stream's", other, gap("recreated")),
