@@ -1,7 +1,7 @@
 //! Closed list of framings, each with its encoder.
 
 use super::encoder::Encoder;
-use super::sse;
+use super::{ndjson, sse};
 
 /// Form of events and control messages in the response body.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -9,17 +9,38 @@ pub enum Framing {
     /// Server-Sent Events.
     #[default]
     Sse,
+    /// Newline-delimited JSON: one object per line.
+    Ndjson,
 }
 
 impl Framing {
+    /// All framings, in the order of the variants.
+    pub const ALL: [Self; 2] = [Self::Sse, Self::Ndjson];
+
     /// Framing of the encoding that every buffered event has. The payload is kept inside it.
     pub const STORED: Self = Self::Sse;
+
+    /// Value in configuration, logs and metric labels.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Sse => "sse",
+            Self::Ndjson => "ndjson",
+        }
+    }
+
+    /// Parses the value.
+    #[must_use]
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|one| one.as_str() == word)
+    }
 
     /// Media type of the response body.
     #[must_use]
     pub fn media_type(self) -> &'static str {
         match self {
             Self::Sse => "text/event-stream",
+            Self::Ndjson => "application/x-ndjson",
         }
     }
 
@@ -28,6 +49,7 @@ impl Framing {
     pub fn encoder(self) -> &'static dyn Encoder {
         match self {
             Self::Sse => &sse::Sse,
+            Self::Ndjson => &ndjson::Ndjson,
         }
     }
 }

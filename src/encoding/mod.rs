@@ -15,7 +15,9 @@
 mod encoder;
 pub mod envelope;
 mod framing;
+pub mod ndjson;
 pub mod sse;
+mod strict_json;
 
 pub use encoder::{Encoder, EventParts, GapNotice};
 pub use envelope::{Encoding, Envelope, Enveloped, RunBuilder};

@@ -36,7 +36,7 @@ pub enum Item {
     /// One event, shared.
     Event {
         /// Encoded event.
-        frame: Encoding,
+        encoding: Encoding,
         /// Position of the event.
         position: Position,
         /// Tier on this route.
@@ -95,25 +95,25 @@ impl Batch {
 
     /// Appends an event. The last one available is shared, not copied: all clients wait for it, and
     /// all sockets send the same memory.
-    pub(super) fn push_event(&mut self, frame: &Encoding, info: EventInfo, is_last: bool) {
+    pub(super) fn push_event(&mut self, encoding: &Encoding, info: EventInfo, is_last: bool) {
         let EventInfo {
             position,
             tier,
             received,
         } = info;
         let is_copied = self.copy_small
-            && frame.len() <= COPIED_EVENT_MAX
+            && encoding.len() <= COPIED_EVENT_MAX
             && !(is_last && self.copied_events.is_none());
         if !is_copied {
             self.push(Item::Event {
-                frame: frame.clone(),
+                encoding: encoding.clone(),
                 position,
                 tier,
                 received,
             });
             return;
         }
-        if self.copy.len() + frame.len() > COPIED_MAX {
+        if self.copy.len() + encoding.len() > COPIED_MAX {
             self.seal();
         }
         match &mut self.copied_events {
@@ -134,7 +134,7 @@ impl Batch {
                 });
             }
         }
-        self.copy.push(frame);
+        self.copy.push(encoding);
     }
 
     /// Ends the copy in progress; the next event starts another item.

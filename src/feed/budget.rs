@@ -210,6 +210,11 @@ impl std::fmt::Debug for Budget {
 }
 
 impl Reservation {
+    /// Reserves more bytes of the same budget.
+    pub(super) fn add(&self, bytes: usize) -> Self {
+        self.budget.reserve(bytes)
+    }
+
     /// Envelope around the encoded events that it counts.
     pub(super) fn envelope(&self) -> Envelope {
         self.budget.envelope

@@ -36,7 +36,7 @@ use super::feed::{Feed, WakeList};
 use super::gap::Gap;
 use super::limits::{Limits, SourceSize};
 use super::opening::OpenError;
-use super::options::{FeedOptions, Named};
+use super::options::{BatchEncodings, FeedOptions};
 use super::origin::Origin;
 use super::prefetch;
 use super::replay::member::ReplayMember;
@@ -271,7 +271,13 @@ impl State {
         self.head.is_some() && !self.catching_up && !self.ended
     }
 
-    fn append(&mut self, encoded: &[Arc<EncodedEvent>], now: Instant, wake_list: &mut WakeList) {
+    /// Returns the encodings that are left to make when the lock is released.
+    fn append(
+        &mut self,
+        encoded: &[Arc<EncodedEvent>],
+        now: Instant,
+        wake_list: &mut WakeList,
+    ) -> BatchEncodings {
         let mut deliveries: Vec<(usize, usize)> = Vec::with_capacity(encoded.len());
         let mut found = Vec::new();
         for (nth, one) in encoded.iter().enumerate() {
@@ -285,22 +291,23 @@ impl State {
             self.index.push(subject, index, |feeds| {
                 feeds.matches(&self.trie, subject, &mut found)
             });
-            self.bytes += one.frame.len();
+            self.bytes += one.stored().len();
             self.events.push_back(one.clone());
             self.head = Some(one.event.position);
             deliveries.extend(found.drain(..).map(|feed| (feed, nth)));
         }
         // One lock and one notification per feed, with its events in order.
         deliveries.sort_unstable();
-        let mut named = Named::default();
+        let mut encodings = BatchEncodings::default();
         for group in deliveries.chunk_by(|one, next| one.0 == next.0) {
             let feed = &self.feeds[group[0].0];
             let events = group
                 .iter()
-                .map(|(_, nth)| named.show(&encoded[*nth], &feed.options, *nth));
+                .map(|(_, nth)| encodings.show(&encoded[*nth], &feed.options, *nth));
             feed.append(events, wake_list);
         }
         self.evict(now);
+        encodings
     }
 
     fn feed(
@@ -415,7 +422,7 @@ impl State {
             return;
         };
         self.base += 1;
-        self.bytes -= first.frame.len();
+        self.bytes -= first.stored().len();
         self.floor = self.floor.max(first.event.position.seq);
         self.index.pop(&first.event.subject);
         while self.gaps.front().is_some_and(|gap| gap.index < self.base) {

@@ -1,19 +1,21 @@
 //! Event in its encoded form, shared by all feeds.
 //!
-//! Each event is encoded once, for all routes that do not rename it. The field order of
-//! [`EncodedEvent`] is for [`prefetch`](super::prefetch).
+//! Each event is encoded once per framing, for all routes that do not rename it: in
+//! [`Framing::STORED`] when it is buffered, in another framing when the first feed of that framing
+//! receives it, or at the first read. The field order of [`EncodedEvent`] is for
+//! [`prefetch`](super::prefetch).
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 
-use crate::encoding::{Encoding, Envelope, EventParts, Framing};
-use crate::event::Event;
+use crate::encoding::{Encoding, EventParts, Framing};
+use crate::event::{Event, EventName};
 
 use super::budget::{Budget, Reservation};
 
-/// Encoded event: the payload, and its encoding without a route's event name.
+/// Encoded event: the payload, and its encodings without a route's event name.
 ///
 /// The field order is deliberate: the fields that a reader uses are next to the reference counts,
 /// and so are the first fields of [`Event`], its position and time of receipt.
@@ -21,13 +23,23 @@ use super::budget::{Budget, Reservation};
 #[repr(C)]
 pub struct EncodedEvent {
     /// Encoding in [`Framing::STORED`], under the event's own name.
-    pub frame: Encoding,
+    stored: Encoding,
     /// The event without its payload, see [`EncodedEvent::data`].
     pub event: Event,
     /// Range of the payload in the encoding; otherwise `event` has the payload.
     payload: Option<Range<u32>>,
     /// Memory budget of this event, released with the last reference.
     reservation: Reservation,
+    /// Encodings in the other framings, each made once.
+    further: [OnceLock<Box<Further>>; Framing::ALL.len() - 1],
+}
+
+/// Encoding in a framing that is not stored.
+#[derive(Debug)]
+struct Further {
+    encoding: Encoding,
+    /// Memory budget of the encoding.
+    _reservation: Reservation,
 }
 
 impl EncodedEvent {
@@ -36,19 +48,20 @@ impl EncodedEvent {
     #[must_use]
     pub(super) fn new(mut event: Event, budget: &Arc<Budget>) -> Arc<Self> {
         let encoder = Framing::STORED.encoder();
-        let frame = encoder.event(EventParts::of(&event), budget.envelope());
+        let stored = encoder.event(EventParts::of(&event), budget.envelope());
         let narrow =
             |range: Range<usize>| Some(range.start.try_into().ok()?..range.end.try_into().ok()?);
-        let payload = encoder.payload_range(&frame, &event.data).and_then(narrow);
+        let payload = encoder.payload_range(&stored, &event.data).and_then(narrow);
         if payload.is_some() {
             event.data = Bytes::new();
         }
-        let bytes = frame.len() + event.data.len() + event.subject.len() + size_of::<Self>();
+        let bytes = stored.len() + event.data.len() + event.subject.len() + size_of::<Self>();
         Arc::new(Self {
-            frame,
+            stored,
             event,
             payload,
             reservation: budget.reserve(bytes),
+            further: Default::default(),
         })
     }
 
@@ -56,13 +69,177 @@ impl EncodedEvent {
     #[must_use]
     pub fn data(&self) -> &[u8] {
         match &self.payload {
-            Some(range) => self.frame.slice(range.start as usize..range.end as usize),
+            Some(range) => self.stored.slice(range.start as usize..range.end as usize),
             None => &self.event.data,
         }
     }
 
-    /// Envelope of its encodings.
-    pub(super) fn envelope(&self) -> Envelope {
-        self.reservation.envelope()
+    /// Encoding that every event has; its length counts in windows and lag.
+    pub(super) fn stored(&self) -> &Encoding {
+        &self.stored
+    }
+
+    /// Encoding under the event's own name. The first call for a framing that is not stored encodes
+    /// the event, and charges the budget.
+    #[must_use]
+    pub fn encoding(&self, framing: Framing) -> &Encoding {
+        match self.further(framing) {
+            None => &self.stored,
+            Some(further) => {
+                &further
+                    .get_or_init(|| self.encode_further(framing))
+                    .encoding
+            }
+        }
+    }
+
+    /// Encoding under the event's own name, if it was made.
+    pub(super) fn known_encoding(&self, framing: Framing) -> Option<&Encoding> {
+        match self.further(framing) {
+            None => Some(&self.stored),
+            Some(further) => further.get().map(|further| &further.encoding),
+        }
+    }
+
+    /// Encodes the event under another name. The result is not kept.
+    pub(super) fn encode_as(&self, name: Option<&EventName>, framing: Framing) -> Encoding {
+        let parts = EventParts {
+            name,
+            data: self.data(),
+            ..EventParts::of(&self.event)
+        };
+        framing.encoder().event(parts, self.reservation.envelope())
+    }
+
+    /// Place of the encoding in a framing; `None` if it is the stored one.
+    fn further(&self, framing: Framing) -> Option<&OnceLock<Box<Further>>> {
+        self.further.get((framing as usize).checked_sub(1)?)
+    }
+
+    /// Not inlined: readers of the stored framing never get here.
+    #[cold]
+    #[inline(never)]
+    fn encode_further(&self, framing: Framing) -> Box<Further> {
+        let encoding = self.encode_as(self.event.name.as_ref(), framing);
+        let bytes = encoding.len() + size_of::<Further>();
+        Box::new(Further {
+            encoding,
+            _reservation: self.reservation.add(bytes),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::{Context, Waker};
+
+    use futures_util::FutureExt as _;
+
+    use super::*;
+    use crate::event::Position;
+    use crate::feed::tests::{event, filters};
+    use crate::feed::{
+        Batch, Cursor, FeedOptions, Item, Limits, ReadPolicy, Source as _, Start, buffer,
+    };
+    use crate::subject::TextTemplate;
+
+    #[test]
+    fn an_event_fits_the_size_class_of_the_allocator_that_it_had_with_one_framing() {
+        let bytes = 2 * size_of::<usize>() + size_of::<EncodedEvent>();
+        assert!(bytes <= 256, "{bytes}: the next size is 320");
+    }
+
+    #[test]
+    fn an_encoding_of_another_framing_is_made_once_and_charged_to_the_budget() {
+        let budget = Budget::new(1 << 20, 10);
+        let encoded = EncodedEvent::new(event(7, "a.b"), &budget);
+        let before = budget.used();
+        assert!(encoded.known_encoding(Framing::Ndjson).is_none());
+        let line = encoded.encoding(Framing::Ndjson);
+        let id = event(7, "a.b").position;
+        assert_eq!(
+            std::str::from_utf8(line.bytes()),
+            Ok(&*format!(
+                "{{\"id\":\"{id}\",\"subject\":\"a.b\",\"data\":7}}\n"
+            ))
+        );
+        assert!(budget.used() >= before + line.len());
+        assert!(std::ptr::eq(line, encoded.encoding(Framing::Ndjson)));
+        assert!(std::ptr::eq(
+            encoded.stored(),
+            encoded.encoding(Framing::Sse)
+        ));
+        drop(encoded);
+        assert_eq!(budget.used(), 0);
+    }
+
+    /// Returns the text that a reader receives.
+    fn read(cursor: &mut Cursor, batch: &mut Batch) -> String {
+        let read = cursor.poll_read(
+            &mut Context::from_waker(Waker::noop()),
+            batch,
+            &mut ReadPolicy::all(10_000),
+        );
+        assert!(read.is_ready());
+        let texts = batch.items.iter().map(|item| match item {
+            Item::Event { encoding, .. } => encoding.bytes().to_vec(),
+            Item::Copied { run, .. } => run.content().to_vec(),
+            Item::Gap { .. } => panic!("no event is missing"),
+        });
+        String::from_utf8(texts.collect::<Vec<_>>().concat()).unwrap()
+    }
+
+    #[test]
+    fn feeds_of_a_buffer_show_the_same_events_in_their_framings() {
+        let budget = Budget::new(1 << 20, 10);
+        let (mut writer, buffer) = buffer::writer::channel("S", Limits::default(), &budget, None);
+        writer.begin(event(1, "a").position.tag, 0);
+        let open = |options: FeedOptions, start| {
+            let options = Arc::new(options);
+            let opened = buffer.open(filters(&["a"]), &options, start);
+            opened.now_or_never().unwrap().unwrap().cursor
+        };
+        let ndjson = FeedOptions {
+            framing: Framing::Ndjson,
+            ..FeedOptions::default()
+        };
+        let named = FeedOptions {
+            event: TextTemplate::parse("it's {subject.1}").ok(),
+            ..ndjson.clone()
+        };
+        let mut cursors = [FeedOptions::default(), ndjson.clone(), named]
+            .map(|options| open(options, Start::Live));
+        writer.append(vec![event(1, "a"), event(2, "a")]);
+        let used = budget.used();
+        let id = |seq| event(seq, "a").position;
+        let line = |seq: u64, name: &str| {
+            format!(
+                "{{\"id\":\"{}\",{name}\"subject\":\"a\",\"data\":{seq}}}\n",
+                id(seq)
+            )
+        };
+        let expected = [
+            format!("data: 1\nid: {}\n\ndata: 2\nid: {}\n\n", id(1), id(2)),
+            line(1, "") + &line(2, ""),
+            line(1, "\"event\":\"it's a\",") + &line(2, "\"event\":\"it's a\","),
+        ];
+        for (cursor, expected) in cursors.iter_mut().zip(&expected) {
+            for is_copied in [false, true] {
+                let mut batch = Batch::default();
+                batch.copy_small = is_copied;
+                if !is_copied {
+                    assert_eq!(&read(cursor, &mut batch), expected);
+                    continue;
+                }
+                assert!(cursor.seek(Position { seq: 0, ..id(1) }));
+                assert_eq!(&read(cursor, &mut batch), expected);
+            }
+        }
+        assert_eq!(budget.used(), used, "readers find the encodings made");
+        // A feed that is created later encodes at its first read.
+        writer.append(vec![event(3, "b")]);
+        drop(cursors);
+        let mut late = open(ndjson, Start::After(id(1)));
+        assert_eq!(read(&mut late, &mut Batch::default()), line(2, ""));
     }
 }

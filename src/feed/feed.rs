@@ -55,7 +55,7 @@ impl Feed {
     ) -> Option<Arc<Self>> {
         let slot = budget.add_feed(&filters)?;
         let state = State {
-            window: Window::new(options.window, floor, budget.clone()),
+            window: Window::new(&options, floor, budget.clone()),
             subscribers: Subscribers::default(),
             head: None,
             ended: false,

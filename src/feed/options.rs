@@ -1,10 +1,10 @@
-//! Options of a feed, set by its route: event names, tiers and the limits of the window.
+//! Options of a feed, set by its route: framing, event names, tiers and the limits of the window.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::encoding::{Encoding, EventParts, Framing};
+use crate::encoding::{Encoding, Framing};
 use crate::event::{Event, EventName, Tier};
 use crate::subject::template::SubjectTokens;
 use crate::subject::{Filter, TextTemplate};
@@ -15,6 +15,8 @@ use super::encoded::EncodedEvent;
 /// Options of a feed. Feeds with equal options share the encodings under their event names.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct FeedOptions {
+    /// Framing of all event streams that read the feed.
+    pub framing: Framing,
     /// Name of events that have none of their own.
     pub event: Option<TextTemplate>,
     /// Tiers of events without a tier of their own; the first matching filter applies.
@@ -32,11 +34,16 @@ pub(super) struct Appended {
     pub(super) tier: Tier,
 }
 
-/// Encodings of one batch under the routes' event names: one per event and options.
+/// Encodings of one batch that feeds need beside the stored ones.
 #[derive(Debug, Default)]
-pub(super) struct Named(HashMap<(*const FeedOptions, usize), Arc<Encoding>>);
+pub(super) struct BatchEncodings {
+    /// Under the routes' event names: one per event and options.
+    named: HashMap<(*const FeedOptions, usize), Arc<Encoding>>,
+    /// Events, by index in the batch, that feeds of another framing have received.
+    further: Vec<(usize, Framing)>,
+}
 
-impl Named {
+impl BatchEncodings {
     /// Returns an event as a route shows it. `nth` is its index in the batch.
     pub(super) fn show(
         &mut self,
@@ -46,15 +53,28 @@ impl Named {
     ) -> Appended {
         let named = options.renames(&encoded.event).then(|| {
             let key = (Arc::as_ptr(options), nth);
-            self.0
+            self.named
                 .entry(key)
-                .or_insert_with(|| Arc::new(options.frame(encoded)))
+                .or_insert_with(|| Arc::new(options.encode_named(encoded)))
                 .clone()
         });
+        if named.is_none() && options.framing != Framing::STORED {
+            self.further.push((nth, options.framing));
+        }
         Appended {
             encoded: encoded.clone(),
             named,
             tier: options.tier(&encoded.event),
+        }
+    }
+
+    /// Encodes events in the other framings, before their readers are woken: with no lock held, so
+    /// that no reader encodes under the lock of its feed. `nth` returns an event of the batch.
+    pub(super) fn encode_further<'e>(self, nth: impl Fn(usize) -> Option<&'e Arc<EncodedEvent>>) {
+        for (index, framing) in self.further {
+            if let Some(encoded) = nth(index) {
+                let _made = encoded.encoding(framing);
+            }
         }
     }
 }
@@ -71,23 +91,24 @@ impl FeedOptions {
     }
 
     /// Encoding on this route; encoded again only if the route names the event.
-    pub(super) fn frame(&self, encoded: &EncodedEvent) -> Encoding {
-        self.named(encoded).unwrap_or_else(|| encoded.frame.clone())
+    pub(super) fn encoding(&self, encoded: &EncodedEvent) -> Encoding {
+        if self.renames(&encoded.event) {
+            self.encode_named(encoded)
+        } else {
+            encoded.encoding(self.framing).clone()
+        }
     }
 
-    /// Encoding under the name that the route gives the event, if it does.
-    pub(super) fn named(&self, encoded: &EncodedEvent) -> Option<Encoding> {
-        let event = &encoded.event;
-        if !self.renames(event) {
-            return None;
+    /// Makes the encoding that readers of the feed use, if it is one that feeds share.
+    pub(super) fn encode_ahead(&self, encoded: &EncodedEvent) {
+        if !self.renames(&encoded.event) {
+            let _made = encoded.encoding(self.framing);
         }
-        let name = self.name(event);
-        let parts = EventParts {
-            name: name.as_deref(),
-            data: encoded.data(),
-            ..EventParts::of(event)
-        };
-        Some(Framing::STORED.encoder().event(parts, encoded.envelope()))
+    }
+
+    /// Encodes an event under the name that the route gives it.
+    fn encode_named(&self, encoded: &EncodedEvent) -> Encoding {
+        encoded.encode_as(self.name(&encoded.event).as_deref(), self.framing)
     }
 
     /// True if the route names this event.
@@ -97,10 +118,10 @@ impl FeedOptions {
 
     /// Returns the event as this route shows it.
     pub(super) fn show(&self, encoded: Arc<EncodedEvent>) -> Appended {
-        let (named, tier) = (
-            self.named(&encoded).map(Arc::new),
-            self.tier(&encoded.event),
-        );
+        let named = self
+            .renames(&encoded.event)
+            .then(|| Arc::new(self.encode_named(&encoded)));
+        let tier = self.tier(&encoded.event);
         Appended {
             encoded,
             named,

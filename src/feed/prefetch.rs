@@ -63,9 +63,9 @@ pub(super) fn events<'e>(events: impl Iterator<Item = &'e Arc<EncodedEvent>> + C
 }
 
 /// Prefetches encodings that are about to be copied, every cache line of them.
-pub(super) fn frames<'f>(frames: impl Iterator<Item = &'f Encoding>) {
-    let touch = |frame: &Encoding| {
-        let bytes = frame.bytes();
+pub(super) fn encodings<'e>(encodings: impl Iterator<Item = &'e Encoding>) {
+    let touch = |encoding: &Encoding| {
+        let bytes = encoding.bytes();
         bytes
             .iter()
             .step_by(CACHE_LINE_BYTES)
@@ -75,8 +75,8 @@ pub(super) fn frames<'f>(frames: impl Iterator<Item = &'f Encoding>) {
     };
     // Larger encodings are shared, not copied.
     black_box(
-        frames
-            .filter(|frame| frame.len() <= COPIED_EVENT_MAX)
+        encodings
+            .filter(|encoding| encoding.len() <= COPIED_EVENT_MAX)
             .map(touch)
             .sum::<usize>(),
     );

@@ -289,6 +289,10 @@ impl RepublishWriter {
         };
         {
             let feed = self.lease.feed();
+            // Before the lock: a reader must not encode under it.
+            for encoded in &events {
+                feed.options.encode_ahead(encoded);
+            }
             let mut state = feed.lock();
             let feed::State { window, head, .. } = &mut *state;
             window.append(events.iter().map(|one| {

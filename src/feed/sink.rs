@@ -64,14 +64,14 @@ impl EncodedRun {
     /// Encodes the events from an index to the end of the window; `None` if a subscriber has to read
     /// them itself.
     pub(super) fn from_window(window: &Window, index: u64, copy: &mut RunBuilder) -> Option<Self> {
-        let end = window.end_offset();
+        let (end, framing) = (window.end_offset(), window.framing());
         let (events, mut bytes, mut received, mut has_telemetry) =
             (end.index.checked_sub(index)?, 0, None, false);
         for index in index..end.index {
             let Some(entry @ Entry::Event { encoded, tier, .. }) = window.get(index) else {
                 return None;
             };
-            bytes += entry.frame()?.len();
+            bytes += entry.encoding(framing)?.len();
             if events > 1 && bytes > COPIED_MAX {
                 return None;
             }
@@ -79,14 +79,14 @@ impl EncodedRun {
             let oldest = received.get_or_insert(encoded.event.received);
             *oldest = (*oldest).min(encoded.event.received);
         }
-        let frame = |index| window.get(index).and_then(Entry::frame);
+        let encoding = |index| window.get(index)?.encoding(framing);
         let run = if events == 1 {
-            frame(index)?.clone().into_enveloped()
+            encoding(index)?.clone().into_enveloped()
         } else {
             copy.begin(window.envelope(), bytes);
             (index..end.index)
-                .filter_map(frame)
-                .for_each(|frame| copy.push(frame));
+                .filter_map(encoding)
+                .for_each(|encoding| copy.push(encoding));
             copy.finish()
         };
         let (first, last) = (

@@ -469,9 +469,10 @@ fn route_options_set_event_names_and_tiers() {
         .items
         .iter()
         .map(|item| match item {
-            Item::Event { frame, tier, .. } => {
-                (String::from_utf8(frame.shared().to_vec()).unwrap(), *tier)
-            }
+            Item::Event { encoding, tier, .. } => (
+                String::from_utf8(encoding.shared().to_vec()).unwrap(),
+                *tier,
+            ),
             Item::Copied { .. } | Item::Gap { .. } => panic!(),
         })
         .collect();

@@ -22,12 +22,12 @@ use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::encoding::{Encoding, Envelope};
+use crate::encoding::{Encoding, Envelope, Framing};
 use crate::event::{Fingerprint, Position, SourceTag, Tier};
 
 use super::budget::Budget;
 use super::encoded::EncodedEvent;
-use super::options::Appended;
+use super::options::{Appended, FeedOptions};
 use super::prefetch;
 use super::{Gap, GapReason, Limits};
 
@@ -83,10 +83,24 @@ impl Entry {
         }
     }
 
-    /// Encoding as the feed's route shows it.
-    pub(super) fn frame(&self) -> Option<&Encoding> {
+    /// Encoding as the feed's route shows it, in the framing of the feed. It may be made now.
+    pub(super) fn encoding(&self, framing: Framing) -> Option<&Encoding> {
         match self {
-            Self::Event { encoded, named, .. } => Some(named.as_deref().unwrap_or(&encoded.frame)),
+            Self::Event { encoded, named, .. } => Some(
+                named
+                    .as_deref()
+                    .unwrap_or_else(|| encoded.encoding(framing)),
+            ),
+            Self::Gap(_) => None,
+        }
+    }
+
+    /// Encoding as the feed's route shows it, if it was made.
+    fn known_encoding(&self, framing: Framing) -> Option<&Encoding> {
+        match self {
+            Self::Event { encoded, named, .. } => {
+                named.as_deref().or_else(|| encoded.known_encoding(framing))
+            }
             Self::Gap(_) => None,
         }
     }
@@ -104,6 +118,12 @@ impl Entry {
             Self::Gap(gap_entry) => gap_entry.since,
         }
     }
+}
+
+/// Bytes of an event that count in limits and lag: those of the stored encoding, because another
+/// one may not be made yet.
+pub(super) fn counted_bytes(encoded: &EncodedEvent, named: Option<&Encoding>) -> u64 {
+    named.unwrap_or_else(|| encoded.stored()).len() as u64
 }
 
 impl GapEntry {
@@ -147,6 +167,8 @@ pub(super) struct Window {
     budget: Arc<Budget>,
     /// Envelope of its events, as in the budget.
     envelope: Envelope,
+    /// Framing of the feed.
+    framing: Framing,
     /// Bytes charged to the budget.
     charged: usize,
     /// Index of the newest critical event.
@@ -198,7 +220,7 @@ impl Totals {
 
 impl Window {
     /// Creates an empty window of everything after `floor`.
-    pub(super) fn new(limits: Limits, floor: Position, budget: Arc<Budget>) -> Self {
+    pub(super) fn new(options: &FeedOptions, floor: Position, budget: Arc<Budget>) -> Self {
         let Position {
             tag, seq: floor, ..
         } = floor;
@@ -211,8 +233,9 @@ impl Window {
             epoch: None,
             tag,
             floor,
-            limits,
+            limits: options.window,
             envelope: budget.envelope(),
+            framing: options.framing,
             budget,
             charged: 0,
             critical: None,
@@ -252,7 +275,7 @@ impl Window {
                 newest.into_iter().for_each(|now| self.evict(now));
             }
             newest = newest.max(Some(encoded.event.received));
-            let bytes = named.as_deref().unwrap_or(&encoded.frame).len() as u64;
+            let bytes = counted_bytes(&encoded, named.as_deref());
             if tier == Tier::Critical {
                 self.critical = Some(self.end());
             }
@@ -408,6 +431,11 @@ impl Window {
         self.base + self.slots.len() as u64
     }
 
+    /// Framing of its events.
+    pub(super) fn framing(&self) -> Framing {
+        self.framing
+    }
+
     /// Envelope of its events.
     pub(super) fn envelope(&self) -> Envelope {
         self.envelope
@@ -450,7 +478,7 @@ impl Window {
         let to = from.saturating_add(prefetch::AHEAD).min(self.slots.len());
         let some = self.slots.range(from..to);
         prefetch::events(some.clone().filter_map(|slot| slot.entry.encoded()));
-        prefetch::frames(some.filter_map(|slot| slot.entry.frame()));
+        prefetch::encodings(some.filter_map(|slot| slot.entry.known_encoding(self.framing)));
     }
 
     /// Indexes of the newest event of each subject, from an index on, latest first.

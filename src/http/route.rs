@@ -14,6 +14,7 @@ use prometheus::core::{AtomicU64, GenericCounter};
 use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge};
 
 use super::request::cors;
+use crate::encoding::Framing;
 use crate::event::Tier;
 use crate::feed::{FeedOptions, Gap, GapReason, Source};
 use crate::http::config::{Config, RouteConfig, SourceConfig};
@@ -113,6 +114,7 @@ impl Route {
         let sources = sources.collect();
         let (event, priority) = (config.event.clone(), config.priority.clone());
         let options = FeedOptions {
+            framing: Framing::Sse,
             event,
             priority,
             window: config.window,

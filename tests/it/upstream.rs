@@ -265,9 +265,9 @@ impl Reader {
                 Item::Gap { gap, .. } => Seen::Gap(gap.reason, gap.missed),
                 Item::Copied { .. } => panic!("not asked for"),
                 Item::Event {
-                    frame, position, ..
+                    encoding, position, ..
                 } => {
-                    let event = Parser::default().feed(frame.bytes()).remove(0);
+                    let event = Parser::default().feed(encoding.bytes()).remove(0);
                     Seen::Event(position.seq, event.name, event.data)
                 }
             });

@@ -31,12 +31,12 @@ pub(crate) fn unfold(batch: &Batch) -> Vec<Seen> {
     for item in &batch.items {
         match item {
             Item::Event {
-                frame,
+                encoding,
                 position,
                 tier,
                 ..
             } => {
-                let text = String::from_utf8(frame.bytes().to_vec()).unwrap();
+                let text = String::from_utf8(encoding.bytes().to_vec()).unwrap();
                 seen.push(Seen::Event {
                     text,
                     position: *position,

@@ -66,6 +66,7 @@ pub(crate) fn all_options(rng: &mut Rng) -> Vec<Arc<FeedOptions>> {
             events: 15,
             ..Limits::default()
         },
+        ..FeedOptions::default()
     };
     vec![
         Arc::default(),

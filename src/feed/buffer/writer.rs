@@ -158,9 +158,11 @@ impl StreamWriter {
             .into_iter()
             .map(|event| EncodedEvent::new(event, &self.buffer.budget))
             .collect();
-        self.buffer
+        let encodings = self
+            .buffer
             .lock()
             .append(&encoded, now, &mut self.wake_list);
+        encodings.encode_further(|nth| encoded.get(nth));
         // Evicted memory is released only when the last reference is dropped.
         drop(encoded);
         self.wake();

@@ -22,7 +22,7 @@ use crate::feed::dedup::Dedup;
 use crate::feed::encoded::EncodedEvent;
 use crate::feed::feed::WakeList;
 use crate::feed::feed_map::{FeedLease, SubscribeRequests};
-use crate::feed::options::Named;
+use crate::feed::options::BatchEncodings;
 use crate::feed::window::GapSide;
 use crate::feed::{Budget, Gap, GapReason};
 use crate::subject::{Filter, FilterSet};
@@ -275,7 +275,7 @@ impl CoreWriter {
             return 0;
         };
         self.deliveries.sort_unstable();
-        let (mut duplicates, mut named) = (Vec::new(), Named::default());
+        let (mut duplicates, mut encodings) = (Vec::new(), BatchEncodings::default());
         for group in self.deliveries.chunk_by(|one, next| one.feed == next.feed) {
             let CoreFeed { lease, dedup, .. } = &mut self.feeds[group[0].feed];
             let feed = lease.feed();
@@ -299,15 +299,18 @@ impl CoreWriter {
                         duplicates.push(delivery.item);
                         return None;
                     }
-                    Some(named.show(encoded, &feed.options, delivery.item))
+                    Some(encodings.show(encoded, &feed.options, delivery.item))
                 }));
             }
             if state.window.end() > before {
                 state.subscribers.notify(feed, &mut self.wake_list);
             }
         }
+        encodings.encode_further(|nth| match self.batch.get(nth)? {
+            BatchItem::Event { encoded, .. } => Some(encoded),
+            BatchItem::Gap(..) => None,
+        });
         // Evicted memory is released only when the last reference is dropped.
-        drop(named);
         self.batch.clear();
         self.deliveries.clear();
         self.deliveries.shrink_to(FAN_OUT_MAX);

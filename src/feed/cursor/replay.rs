@@ -38,15 +38,15 @@ impl Cursor {
             let (mut bytes, mut last) = (0, None);
             let progress = if is_current {
                 member.poll(floor, context.waker(), |encoded| {
-                    let (frame, tier) = (
-                        feed.options.frame(encoded),
+                    let (encoding, tier) = (
+                        feed.options.encoding(encoded),
                         feed.options.tier(&encoded.event),
                     );
                     let position = encoded.event.position;
                     last = Some(position);
-                    bytes += frame.len();
+                    bytes += encoding.len();
                     batch.push(Item::Event {
-                        frame,
+                        encoding,
                         position,
                         tier,
                         received: encoded.event.received,

@@ -18,7 +18,7 @@ use crate::feed::read_policy::ReadPolicy;
 use crate::feed::shed::{GapRun, Shedder};
 use crate::feed::subscribers::Subscriber;
 use crate::feed::throttle::ThrottleDecision;
-use crate::feed::window::{Entry, Epoch, GapEntry, GapSide, Offset, Window};
+use crate::feed::window::{Entry, Epoch, GapEntry, GapSide, Offset, Window, counted_bytes};
 use crate::feed::{Batch, Gap, GapReason, Item};
 
 /// Loss between the record and the oldest entry of the window.
@@ -172,10 +172,9 @@ impl Subscriber {
         let Some(skip_reason) = pass.decide(*tier, index, is_known, window) else {
             return false;
         };
-        let frame = named.as_deref().unwrap_or(&encoded.frame);
         self.offset.index += 1;
         self.offset.before.events += 1;
-        self.offset.before.bytes += frame.len() as u64;
+        self.offset.before.bytes += counted_bytes(encoded, named.as_deref());
         if let Some(shedder) = &mut pass.policy.shedder {
             shedder.consumed(1);
         }
@@ -187,7 +186,10 @@ impl Subscriber {
         if is_known {
             return true;
         }
-        pass.bytes += frame.len();
+        let encoding = named
+            .as_deref()
+            .unwrap_or_else(|| encoded.encoding(window.framing()));
+        pass.bytes += encoding.len();
         self.position = encoded.event.position;
         let info = EventInfo {
             position: self.position,
@@ -195,7 +197,7 @@ impl Subscriber {
             received: encoded.event.received,
         };
         let is_last = self.offset.index == window.end();
-        pass.batch.push_event(frame, info, is_last);
+        pass.batch.push_event(encoding, info, is_last);
         true
     }
 

@@ -408,17 +408,17 @@ impl EventStream {
         for item in items.drain(..) {
             match item {
                 Item::Event {
-                    frame,
+                    encoding,
                     position,
                     received,
                     ..
                 } => {
                     out.count(1, received);
                     if has_one_source {
-                        out.push_events(frame.into_enveloped(), false);
+                        out.push_events(encoding.into_enveloped(), false);
                     } else {
                         id[source] = position;
-                        self.put_with_own_id(&frame, &id, out);
+                        self.put_with_own_id(&encoding, &id, out);
                     }
                 }
                 Item::Copied { run, copied } => {
