@@ -208,6 +208,7 @@ impl Cursor {
                 subscriber.run();
                 return Poll::Ready(Read::Some);
             }
+            Evicted::Known(offset) => subscriber.skip_known(offset, policy),
             // The archive still has the evicted events, and its own gaps.
             Evicted::Events { in_epoch: true } => {
                 let (end, position) = (window.end_offset(), subscriber.position);

@@ -312,6 +312,24 @@ fn reader_ahead_of_the_buffer_receives_no_event_twice() {
 }
 
 #[test]
+fn reader_ahead_of_the_buffer_misses_nothing_if_only_events_that_it_has_are_evicted() {
+    let (mut writer, buffer) = buffer(Limits::default());
+    let window = Limits {
+        events: 2,
+        ..Limits::default()
+    };
+    let mut opened = now(buffer.open(filters(&["a"]), &options(window), at(3))).unwrap();
+    writer.append((1..=5).map(|seq| event(seq, "a")).collect());
+    assert_eq!(drain(&mut opened.cursor), [Ok(4), Ok(5)]);
+    writer.append((6..=8).map(|seq| event(seq, "a")).collect());
+    let missed = Gap {
+        reason: GapReason::Slow,
+        missed: Some(1),
+    };
+    assert_eq!(drain(&mut opened.cursor), [Err(missed), Ok(7), Ok(8)]);
+}
+
+#[test]
 fn checkpoint_advances_an_idle_reader_and_never_skips_an_event() {
     let (mut writer, buffer) = buffer(Limits::default());
     let mut opened =

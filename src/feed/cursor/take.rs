@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! evicted?  epoch gone:  report_epoch, and the read ends
+//!           all known:   skip_known, without a gap
 //!           events gone: the archive, or skip_evicted (a gap)
 //! take:     entry by entry, until the budget is used or the throttle defers
 //!             event -> known? skipped? -> batch, or the run of a gap
@@ -27,6 +28,8 @@ pub(super) enum Evicted {
     Nothing,
     /// The entry that reports the start of the current epoch.
     Epoch(Epoch),
+    /// Only entries that the client has. The read continues at this offset.
+    Known(Offset),
     /// Only entries whose events the gap counts. `in_epoch`: events of the current epoch, which an
     /// archive has.
     Events { in_epoch: bool },
@@ -62,9 +65,20 @@ impl Subscriber {
         if let Some(epoch) = window.epoch().filter(is_gone) {
             return Evicted::Epoch(epoch);
         }
+        let is_current = window.is_current_epoch(self.offset.index);
+        // A client can be ahead of the pod: it has resumed from a later position, or has read the
+        // archive further than the pod has received.
+        let known = (self.skip_through.0 == window.tag()).then_some(self.skip_through.1);
+        let known = known.max((self.position.tag == window.tag()).then_some(self.position.seq));
+        if let Some(offset) = known
+            .filter(|_| is_current)
+            .and_then(|seq| window.offset_after(seq))
+        {
+            return Evicted::Known(offset);
+        }
         let has_events = oldest.before.events > self.offset.before.events;
         Evicted::Events {
-            in_epoch: has_events && window.is_current_epoch(self.offset.index),
+            in_epoch: has_events && is_current,
         }
     }
 
@@ -78,6 +92,14 @@ impl Subscriber {
             position: epoch.position,
         });
         self.seek(epoch.after, epoch.position);
+    }
+
+    /// Moves over entries that the client has.
+    pub(super) fn skip_known(&mut self, offset: Offset, policy: &mut ReadPolicy<'_>) {
+        if let Some(shedder) = &mut policy.shedder {
+            shedder.consumed(offset.before.events - self.offset.before.events);
+        }
+        self.offset = offset;
     }
 
     /// Moves to the oldest entry of the window and reports what was evicted before it. Returns the

@@ -320,6 +320,23 @@ async fn reader_overtaken_by_the_window_continues_in_the_archive() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn reader_ahead_of_the_buffer_does_not_occupy_a_replay_for_events_that_it_has() {
+    let (source, mut writer, buffer) = source(1, 100);
+    source.last.store(200, Ordering::Relaxed);
+    let (mut cursor, outcome) = open(&buffer, "s.*", 200).await;
+    assert_eq!(outcome, Outcome::Window);
+    writer.append((101..=200).map(|seq| event(source.tag, seq)).collect());
+    let mut batch = Batch::default();
+    let read = std::future::poll_fn(|task| {
+        let mut policy = ReadPolicy::all(1);
+        std::task::Poll::Ready(cursor.poll_read(task, &mut batch, &mut policy))
+    });
+    assert_eq!(read.await, std::task::Poll::Pending);
+    assert!(!cursor.is_replaying() && cursor.is_waiting());
+    assert_eq!(source.readings.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn position_ahead_of_the_buffer_is_accepted_up_to_the_end_of_the_source() {
     let (source, mut writer, buffer) = source(1, 100);
     source.last.store(105, Ordering::Relaxed);
