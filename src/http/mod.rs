@@ -21,10 +21,12 @@ mod route;
 mod stream;
 mod transport;
 
-pub use accept::connection_task::Drain;
+pub use accept::connection_task::{Drain, clear_text};
 pub use accept::listen::serve;
 pub use config::{Config, RouteConfig};
 pub use context::Context;
 pub use h1::chunk::ENVELOPE;
 pub use route::{FindSource, Routes};
+pub use stream::compact_time::tick_origin;
 pub use stream::state::memory_bytes;
+pub use transport::Socket;

@@ -1,10 +1,14 @@
 //! The socket of a client, in clear text or with TLS, as event streams are written to it.
 //!
-//! [`Transport`] is a byte stream that can be reset. A socket in clear text (its implementation is
-//! in `h1::sink`) can also be written to without the task of its event stream; the methods for that
-//! do nothing by default.
+//! [`Transport`] is a byte stream that can be reset. A [`Socket`] in clear text is a transport (in
+//! `h1::sink`) that can also be written to without the task of its event stream; the methods for
+//! that do nothing by default. In the sidecar it is a `TcpStream`; the simulation
+//! (`tests/simulation`) runs the same code over a socket in memory.
 
+use std::fmt;
+use std::io::{self, IoSlice};
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -14,6 +18,7 @@ use tokio_rustls::server::TlsStream;
 use crate::feed::DirectSink;
 use crate::http::stream::direct_path::DirectWrites;
 use crate::http::stream::event_stream::EventStream;
+use crate::net::socket;
 
 /// 2 s: time for the client to close its side of the connection after our end. Closing the socket
 /// with unread bytes of the client, such as an HTTP/2 acknowledgement, would reset the connection,
@@ -42,6 +47,75 @@ pub(super) trait Transport: AsyncRead + AsyncWrite + Unpin + Send + 'static {
     fn abort(&self);
 }
 
+/// Socket in clear text: a byte stream that can also be read and written without waiting. Readiness
+/// is that of `TcpStream`: it lasts until an attempt would block.
+pub trait Socket: AsyncRead + AsyncWrite + fmt::Debug + Unpin + Send + Sync + 'static {
+    /// Ready when bytes, or the end, can be read.
+    fn poll_read_ready(&self, task: &mut Context<'_>) -> Poll<io::Result<()>>;
+
+    /// Ready when bytes can be written.
+    fn poll_write_ready(&self, task: &mut Context<'_>) -> Poll<io::Result<()>>;
+
+    /// Reads what has arrived. Returns 0 at the end.
+    ///
+    /// # Errors
+    /// Fails with `WouldBlock` if nothing has arrived, and if the connection is broken.
+    fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize>;
+
+    /// Writes as much as the socket accepts now.
+    ///
+    /// # Errors
+    /// Fails with `WouldBlock` if it accepts nothing, and if the connection is broken.
+    fn try_write(&self, bytes: &[u8]) -> io::Result<usize>;
+
+    /// Writes as much of several slices as the socket accepts now.
+    ///
+    /// # Errors
+    /// As [`Self::try_write`].
+    fn try_write_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize>;
+
+    /// Ends our side of the connection (FIN).
+    ///
+    /// # Errors
+    /// Fails if the connection has ended already.
+    fn shut_down(&self) -> io::Result<()>;
+
+    /// Makes the close a reset.
+    fn abort(&self);
+}
+
+impl Socket for TcpStream {
+    fn poll_read_ready(&self, task: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_read_ready(task)
+    }
+
+    fn poll_write_ready(&self, task: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_write_ready(task)
+    }
+
+    fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.try_read(buffer)
+    }
+
+    fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        self.try_write(bytes)
+    }
+
+    fn try_write_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.try_write_vectored(slices)
+    }
+
+    fn shut_down(&self) -> io::Result<()> {
+        socket::shut_down(self)
+    }
+
+    fn abort(&self) {
+        if let Err(error) = socket::abort(self) {
+            tracing::debug!(%error, "connection reset failed");
+        }
+    }
+}
+
 impl Transport for TlsStream<TcpStream> {
     type Task = Self;
 
@@ -50,6 +124,6 @@ impl Transport for TlsStream<TcpStream> {
     }
 
     fn abort(&self) {
-        self.get_ref().0.abort();
+        Socket::abort(self.get_ref().0);
     }
 }

@@ -28,7 +28,6 @@ use hyper::service::{Service, service_fn};
 use hyper::{Request, Response, Version};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::AsyncWriteExt as _;
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::detect::Preface;
@@ -42,8 +41,9 @@ use crate::http::request::body::Body;
 use crate::http::request::rejection::RejectionCode;
 use crate::http::request::respond::{answer, reject, unparsed_response};
 use crate::http::stream::state::Peer;
-use crate::http::transport::Transport;
+use crate::http::transport::{Socket, Transport};
 use crate::lifecycle::shutdown::{Guard, Token};
+use crate::limit::ConnectionPermit;
 use crate::presence::Protocol;
 
 /// 10 s: time for the head of a request, a few hundred bytes over the slowest network.
@@ -66,9 +66,9 @@ pub(in crate::http) struct Connection {
 }
 
 /// Connection that has not sent a byte yet.
-pub(in crate::http) struct Silent {
+pub(in crate::http) struct Silent<S> {
     pub(in crate::http) connection: Connection,
-    pub(in crate::http) socket: TcpStream,
+    pub(in crate::http) socket: S,
     pub(in crate::http) goaway: Token,
 }
 
@@ -87,6 +87,22 @@ struct AfterHyper<T> {
 type ResponseFuture = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
 
 impl Connection {
+    pub(in crate::http) fn new(
+        context: &Arc<Context>,
+        remote: SocketAddr,
+        tls: bool,
+        permit: ConnectionPermit,
+        shutdown: Guard,
+    ) -> Self {
+        Self {
+            context: context.clone(),
+            remote,
+            tls,
+            guard: ConnectionGuard::new(permit),
+            shutdown,
+        }
+    }
+
     /// Counts and logs the end of a connection without a request to answer.
     pub(in crate::http) fn reject<T>(&self, code: RejectionCode) -> Option<T> {
         self.context.count_rejection(code);
@@ -96,11 +112,11 @@ impl Connection {
 
     /// Serves a connection on a clear-text port until its event stream begins or it ends. Returns
     /// it as [`Silent`] if no byte has arrived yet.
-    pub(in crate::http) async fn clear_text(
+    pub(in crate::http) async fn clear_text<S: Socket>(
         mut self,
-        socket: TcpStream,
+        socket: S,
         mut goaway: Token,
-    ) -> Result<Option<H1Stream<TaskSocket>>, Silent> {
+    ) -> Result<Option<H1Stream<TaskSocket<S>>>, Silent<S>> {
         let reclaim = Arc::new(SocketReclaim::default());
         let io = ReclaimIo::detecting(socket, reclaim.clone());
         let after = self.serve_http1(io, &reclaim, &mut goaway).await;

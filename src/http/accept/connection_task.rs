@@ -25,11 +25,11 @@ use tokio::time::Instant;
 use tokio_rustls::server::TlsStream;
 
 use super::connection::{Connection, LAST_REQUEST, Silent};
-use crate::http::context::{ConnectionGuard, Context};
+use crate::http::context::Context;
 use crate::http::h1::sink::TaskSocket;
 use crate::http::h1::stream::H1Stream;
 use crate::http::request::rejection::RejectionCode;
-use crate::http::transport::Transport;
+use crate::http::transport::{Socket, Transport};
 use crate::lifecycle::shutdown::Token;
 use crate::limit::ConnectionPermit;
 use crate::net::tls;
@@ -58,28 +58,36 @@ pub(in crate::http) fn serve(
     acceptor: Option<tls::Acceptor>,
     drain: Drain,
 ) {
-    let Drain { goaway, end } = drain;
-    let connection = Connection {
-        context: context.clone(),
-        remote,
-        tls: acceptor.is_some(),
-        guard: ConnectionGuard::new(permit),
-        shutdown: end.clone().into_guard(),
-    };
     match acceptor {
-        None => {
-            let silent = Silent {
-                connection,
-                socket,
-                goaway,
-            };
-            drop(tokio::spawn(ConnectionTask::new(clear(silent, end))));
-        }
+        None => drop(tokio::spawn(clear_text(
+            context, socket, remote, permit, drain,
+        ))),
         Some(acceptor) => {
-            let handshake = encrypted(connection, socket, acceptor, goaway, end);
+            let shutdown = drain.end.clone().into_guard();
+            let connection = Connection::new(context, remote, true, permit, shutdown);
+            let handshake = encrypted(connection, socket, acceptor, drain);
             drop(tokio::spawn(ConnectionTask::new(handshake)));
         }
     }
+}
+
+/// Returns the task of a connection in clear text. It ends when the connection ends.
+pub fn clear_text<S: Socket>(
+    context: &Arc<Context>,
+    socket: S,
+    remote: SocketAddr,
+    permit: ConnectionPermit,
+    drain: Drain,
+) -> impl Future<Output = ()> + Send + use<S> {
+    let Drain { goaway, end } = drain;
+    let shutdown = end.clone().into_guard();
+    let connection = Connection::new(context, remote, false, permit, shutdown);
+    let silent = Silent {
+        connection,
+        socket,
+        goaway,
+    };
+    ConnectionTask::new(clear(silent, end))
 }
 
 /// Task of a connection.
@@ -126,7 +134,7 @@ impl<T: Transport> Future for ConnectionTask<T> {
 }
 
 /// Runs a clear-text connection until its event stream begins or it ends.
-async fn clear(silent: Silent, mut end: Token) -> Option<H1Stream<TaskSocket>> {
+async fn clear<S: Socket>(silent: Silent<S>, mut end: Token) -> Option<H1Stream<TaskSocket<S>>> {
     let remote = silent.connection.remote;
     tokio::select! {
         biased;
@@ -136,7 +144,7 @@ async fn clear(silent: Silent, mut end: Token) -> Option<H1Stream<TaskSocket>> {
 }
 
 /// Waits for the first byte and serves the connection.
-async fn first_request(mut silent: Silent) -> Option<H1Stream<TaskSocket>> {
+async fn first_request<S: Socket>(mut silent: Silent<S>) -> Option<H1Stream<TaskSocket<S>>> {
     let accepted = Instant::now();
     loop {
         // The request has nearly always arrived with the connection, so the socket is read before
@@ -160,10 +168,13 @@ async fn encrypted(
     connection: Connection,
     socket: TcpStream,
     acceptor: tls::Acceptor,
-    mut goaway: Token,
-    mut end: Token,
+    drain: Drain,
 ) -> Option<H1Stream<TlsStream<TcpStream>>> {
     let remote = connection.remote;
+    let Drain {
+        mut goaway,
+        mut end,
+    } = drain;
     let handshake = Box::pin(async move {
         match within(HANDSHAKE_MAX, &mut goaway, acceptor.accept(socket)).await {
             None => connection.reject(RejectionCode::TlsHandshakeTimeout),

@@ -16,28 +16,26 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 
 use crate::feed::{DirectSink, EncodedRun, SendOutcome};
 use crate::http::stream::direct_path::{DirectPath, DirectWrites};
 use crate::http::stream::event_stream::EventStream;
 use crate::http::stream::write_batch::{Unsent, Written};
-use crate::http::transport::Transport;
-use crate::net::socket;
+use crate::http::transport::{Socket, Transport};
 
 /// Socket with the state of its direct path.
 #[derive(Debug)]
-pub(in crate::http) struct SharedSocket {
-    socket: TcpStream,
+pub(in crate::http) struct SharedSocket<S> {
+    socket: S,
     direct_path: DirectPath,
     unsent: Mutex<Option<Box<Unsent>>>,
 }
 
 /// The task's handle of a shared socket.
 #[derive(Debug)]
-pub(in crate::http) struct TaskSocket(Arc<SharedSocket>);
+pub(in crate::http) struct TaskSocket<S>(Arc<SharedSocket<S>>);
 
-impl SharedSocket {
+impl<S: Socket> SharedSocket<S> {
     fn unsent(&self) -> MutexGuard<'_, Option<Box<Unsent>>> {
         self.unsent.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -45,7 +43,7 @@ impl SharedSocket {
     fn poll_write(
         &self,
         task: &mut Context<'_>,
-        write: impl Fn(&TcpStream) -> io::Result<usize>,
+        write: impl Fn(&S) -> io::Result<usize>,
     ) -> Poll<io::Result<usize>> {
         loop {
             ready!(self.socket.poll_write_ready(task))?;
@@ -57,7 +55,7 @@ impl SharedSocket {
     }
 }
 
-impl DirectSink for SharedSocket {
+impl<S: Socket> DirectSink for SharedSocket<S> {
     fn admits(&self, run: &EncodedRun) -> bool {
         self.direct_path.admits(run)
     }
@@ -89,8 +87,8 @@ impl DirectSink for SharedSocket {
     }
 }
 
-impl TaskSocket {
-    pub(in crate::http) fn new(socket: TcpStream, direct_path: DirectPath) -> Self {
+impl<S: Socket> TaskSocket<S> {
+    pub(in crate::http) fn new(socket: S, direct_path: DirectPath) -> Self {
         Self(Arc::new(SharedSocket {
             socket,
             direct_path,
@@ -99,7 +97,7 @@ impl TaskSocket {
     }
 }
 
-impl Transport for TaskSocket {
+impl<S: Socket> Transport for TaskSocket<S> {
     type Task = Self;
 
     fn for_task(self, _stream: &EventStream) -> Self {
@@ -122,21 +120,19 @@ impl Transport for TaskSocket {
     }
 }
 
-impl Transport for TcpStream {
-    type Task = TaskSocket;
+impl<S: Socket> Transport for S {
+    type Task = TaskSocket<S>;
 
-    fn for_task(self, stream: &EventStream) -> TaskSocket {
+    fn for_task(self, stream: &EventStream) -> TaskSocket<S> {
         TaskSocket::new(self, stream.direct_path())
     }
 
     fn abort(&self) {
-        if let Err(error) = socket::abort(self) {
-            tracing::debug!(%error, "connection reset failed");
-        }
+        Socket::abort(self);
     }
 }
 
-impl AsyncRead for TaskSocket {
+impl<S: Socket> AsyncRead for TaskSocket<S> {
     fn poll_read(
         self: Pin<&mut Self>,
         task: &mut Context<'_>,
@@ -155,7 +151,7 @@ impl AsyncRead for TaskSocket {
     }
 }
 
-impl AsyncWrite for TaskSocket {
+impl<S: Socket> AsyncWrite for TaskSocket<S> {
     fn poll_write(
         self: Pin<&mut Self>,
         task: &mut Context<'_>,
@@ -182,6 +178,6 @@ impl AsyncWrite for TaskSocket {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _task: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(socket::shut_down(&self.0.socket))
+        Poll::Ready(self.0.socket.shut_down())
     }
 }

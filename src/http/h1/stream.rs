@@ -272,14 +272,14 @@ mod tests {
     #[test]
     fn an_idle_task_fits_size_classes_of_the_allocator() {
         // tokio's part of a task is 104 bytes, and its alignment 128.
-        let task = 104 + size_of::<H1Stream<TaskSocket>>();
+        let task = 104 + size_of::<H1Stream<TaskSocket<TcpStream>>>();
         assert!(task <= 384, "{task}: the next size is 512");
         assert_eq!(
-            size_of::<H1Stream<TaskSocket>>(),
+            size_of::<H1Stream<TaskSocket<TcpStream>>>(),
             size_of::<H1Stream<TlsStream<TcpStream>>>()
         );
         let (clear, tls) = (
-            size_of::<StreamIo<TaskSocket>>(),
+            size_of::<StreamIo<TaskSocket<TcpStream>>>(),
             size_of::<StreamIo<TlsStream<TcpStream>>>(),
         );
         assert!(clear <= 64, "{clear}: the next size is 80");

@@ -23,6 +23,19 @@ const TICK: Duration = Duration::from_millis(10);
 /// Tick 0 of the process.
 static EPOCH: LazyLock<Instant> = LazyLock::new(Instant::now);
 
+/// Returns the beginning of tick 0. A simulation begins at a multiple of ticks from it: otherwise
+/// times would be rounded differently in each run.
+#[must_use]
+pub fn tick_origin() -> Instant {
+    *EPOCH
+}
+
+/// Returns the current time by the clock of the runtime, which timers use too and a simulation can
+/// pause.
+pub(in crate::http) fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
 /// Returns the tick of the process at `time`.
 pub(in crate::http) fn ticks_at(time: Instant) -> u64 {
     let since = time.saturating_duration_since(*EPOCH);
@@ -70,7 +83,7 @@ impl CompactInstant {
 
 impl StreamClock {
     pub(in crate::http) fn now() -> Self {
-        Self(ticks_at(Instant::now()))
+        Self(ticks_at(now()))
     }
 
     /// Converts to a time of this event stream.
@@ -90,7 +103,7 @@ impl StreamClock {
 
     /// Returns the duration since the event stream opened.
     pub(in crate::http) fn elapsed(self) -> Duration {
-        Instant::now().saturating_duration_since(instant_of(self.0))
+        now().saturating_duration_since(instant_of(self.0))
     }
 }
 

@@ -9,9 +9,8 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Instant;
 
-use super::compact_time::{CompactInstant, StreamClock};
+use super::compact_time::{self, CompactInstant, StreamClock};
 use super::state::StreamState;
 use super::write_batch::{Unsent, WriteStats, Written};
 use crate::feed::EncodedRun;
@@ -67,7 +66,7 @@ impl DirectPath {
 
     /// Records that a run was written just now; returns its statistics.
     pub(in crate::http) fn record(&self, run: &EncodedRun) -> WriteStats {
-        let now = Instant::now();
+        let now = compact_time::now();
         self.last_write.store(
             self.clock.at(now).ticks().saturating_add(1),
             Ordering::Relaxed,

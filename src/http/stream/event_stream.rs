@@ -32,13 +32,12 @@ mod tests;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
-use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use smallvec::SmallVec;
 use tokio::time::Sleep;
 
-use super::compact_time::CompactInstant;
+use super::compact_time::{self, CompactInstant};
 use super::direct_path::DirectPath;
 use super::group::StreamGroup;
 use super::state::StreamState;
@@ -438,7 +437,7 @@ impl EventStream {
         }
         out.batch.items = items;
         if !out.is_empty() {
-            let now = Instant::now();
+            let now = compact_time::now();
             self.last_write = self.state.clock.at(now);
             self.last_id = self.last_write;
             out.stats.batched_at = Some(now);

@@ -19,13 +19,13 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::Context;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
 use tokio::sync::Notify;
 use tokio::time::{Sleep, sleep};
 
-use super::compact_time::{instant_of, ticks_at};
+use super::compact_time::{self, instant_of, ticks_at};
 use super::state::StreamState;
 use crate::presence::{CloseReason, StreamHandle as _};
 
@@ -180,7 +180,7 @@ impl StreamGroup {
     pub(in crate::http) fn record_heard(&self) {
         if self.in_flight.load(Ordering::Relaxed) > 0 {
             self.last_heard
-                .store(ticks_at(Instant::now()), Ordering::Relaxed);
+                .store(ticks_at(compact_time::now()), Ordering::Relaxed);
         }
     }
 
@@ -337,7 +337,7 @@ impl GroupTimer {
             let due = self
                 .group
                 .lock()
-                .take_due(ticks_at(Instant::now()).max(next));
+                .take_due(ticks_at(compact_time::now()).max(next));
             self.set = None;
             due.iter().for_each(|state| state.wake());
         }

@@ -19,12 +19,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::task::Waker;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use futures_util::task::AtomicWaker;
 use smallvec::SmallVec;
 
-use super::compact_time::{CompactInstant, StreamClock};
+use super::compact_time::{self, CompactInstant, StreamClock};
 use super::write_batch::Written;
 use crate::encoding::Framing;
 use crate::event::EventId;
@@ -245,7 +245,7 @@ impl StreamState {
         }
         if let Some(oldest) = stats.oldest {
             // Bytes that the socket accepted at once have the time of their turn: one clock read.
-            let written_at = stats.batched_at.unwrap_or_else(Instant::now);
+            let written_at = stats.batched_at.unwrap_or_else(compact_time::now);
             metrics
                 .delivery
                 .observe(written_at.saturating_duration_since(oldest).as_secs_f64());
@@ -296,7 +296,7 @@ impl StreamState {
     pub(in crate::http) fn set_blocked(&self) {
         if !self.is_blocked() {
             self.hot.blocked_since.store(
-                self.clock.at(Instant::now()).ticks().saturating_add(1),
+                self.clock.at(compact_time::now()).ticks().saturating_add(1),
                 Ordering::Relaxed,
             );
         }
@@ -313,7 +313,7 @@ impl StreamState {
             0 => Duration::ZERO,
             since => self
                 .clock
-                .at(Instant::now())
+                .at(compact_time::now())
                 .since(CompactInstant::new(since - 1)),
         }
     }
@@ -374,7 +374,7 @@ impl StreamHandle for StreamState {
     }
 
     fn lag(&self) -> Lag {
-        let now = Instant::now();
+        let now = compact_time::now();
         self.probes
             .iter()
             .map(|probe| probe.lag(now))

@@ -17,6 +17,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::compact_time;
 use crate::event::Tier;
 use crate::feed::{Throttle, ThrottleDecision};
 use crate::limit::LoadLevel;
@@ -62,7 +63,7 @@ impl<'t> ThrottlePass<'t> {
             tokens,
             level,
             state,
-            now: Instant::now(),
+            now: compact_time::now(),
             skipped: [0; Tier::ALL.len()],
         })
     }

@@ -14,7 +14,7 @@ use bytes::Bytes;
 
 use super::EventStream;
 use crate::event::id::Joined;
-use crate::http::stream::compact_time::CompactInstant;
+use crate::http::stream::compact_time::{self, CompactInstant};
 use crate::http::stream::write_batch::WriteBatch;
 use crate::presence::CloseReason;
 
@@ -85,7 +85,7 @@ impl EventStream {
                 return None;
             }
         }
-        let now = Instant::now();
+        let now = compact_time::now();
         (self.state.clock.at(now) >= self.deadline).then_some(now)
     }
 
@@ -113,7 +113,7 @@ impl EventStream {
     /// the last write needs no clock. It is old only if the socket was blocked since.
     pub(super) fn has_expired(&self, was_slow: bool) -> bool {
         let time = if was_slow {
-            self.state.clock.at(Instant::now())
+            self.state.clock.at(compact_time::now())
         } else {
             self.last_write
         };

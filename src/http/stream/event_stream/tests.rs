@@ -2,7 +2,7 @@
 
 use std::future::poll_fn;
 use std::task::ready;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
 
