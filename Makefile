@@ -55,7 +55,7 @@ test-long: ## Run the tests that take minutes, marked #[ignore]
 	@$(CARGO) test --quiet --locked --no-fail-fast --release -- --ignored
 
 .PHONY: simulate
-simulate: ## Run 100,000 seeds of the simulation of the feed core
+simulate: ## Run 100,000 seeds of the simulations of the feed core and of event streams
 	@$(CARGO) test --quiet --locked --release --test simulation -- --ignored
 
 .PHONY: clients

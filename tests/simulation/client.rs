@@ -1,25 +1,18 @@
-//! Model of one client: its cursor, the events it has, and what it has to receive next.
-//!
-//! After each read the model compares every item with the history of the client's pod: an event is
-//! one that was published, in order, without duplicates, and everything skipped in between was
-//! reported as a gap with the right count. The model is exact while the client reads the window.
-//! After it has read the archive it is looser, because deleted messages need no report.
+//! One client of the feed core: a cursor that is read directly, and the model that checks it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Instant;
 
-use sidestream::event::{Position, Tier};
-use sidestream::feed::{
-    Cursor, FeedOptions, Gap, GapReason, Outcome, Read, ReadPolicy, Shedder, Slow, SlowPolicy,
-};
+use sidestream::feed::{Cursor, FeedOptions, Outcome, Read, ReadPolicy, Shedder, Slow};
 use sidestream::subject::FilterSet;
 
 use super::dispatcher::RandomSink;
 use super::items::{self, Seen};
-use super::pod::{Entry, Kind, Pod};
-use super::source::{Fate, Source, fingerprint, lock, payload};
+use super::model::Model;
+use super::pod::{Kind, Pod};
+use super::source::lock;
 
 #[derive(Default)]
 pub(crate) struct Wakes(AtomicU64);
@@ -37,115 +30,47 @@ impl Wakes {
 }
 
 pub(crate) struct Client {
-    pub(crate) number: usize,
-    pub(crate) pod: usize,
-    pub(crate) filters: FilterSet,
-    pub(crate) options: Arc<FeedOptions>,
+    pub(crate) model: Model,
     pub(crate) cursor: Cursor,
-    /// Event id that it would reconnect with.
-    pub(crate) position: Position,
     pub(crate) wakes: Arc<Wakes>,
     sink: Arc<RandomSink>,
     /// Wake count at the last read that returned nothing.
     idle_since: Option<u64>,
-    /// Everything up to this sequence number of this epoch was delivered or reported.
-    epoch: usize,
-    seq: u64,
-    /// So was everything before this index of the history.
-    next: usize,
-    /// Events reported by `Slow` gaps, and not yet matched with the history.
-    slow: u64,
-    /// Events reported by the `Conflated` gap of this read, and not yet matched.
-    conflated: u64,
-    /// Indexes of the history that this read skipped.
-    skipped_entries: Vec<usize>,
-    /// A gap without a count was reported: anything later may follow.
-    is_uncertain: bool,
-    /// It opened with a position that its pod has not reached yet.
-    is_ahead: bool,
-    /// It has read the archive since it was last known to be in the window.
-    has_replayed: bool,
 }
 
 impl Client {
     pub(crate) fn new(
         number: usize,
-        (at, pod): (usize, &Pod),
-        (filters, options): (FilterSet, Arc<FeedOptions>),
+        pod: (usize, &Pod),
+        feed: (FilterSet, Arc<FeedOptions>),
         cursor: Cursor,
         outcome: Outcome,
     ) -> Self {
-        let position = cursor.position();
-        let mut client = Self {
-            number,
-            pod: at,
-            filters,
-            options,
-            has_replayed: cursor.is_replaying(),
-            position,
+        let mut model = Model::new(number, pod, feed, cursor.position(), outcome);
+        model.has_replayed = cursor.is_replaying();
+        let sink = Arc::<RandomSink>::default();
+        cursor.set_sink(sink.clone());
+        Self {
+            model,
             cursor,
             wakes: Arc::default(),
-            sink: Arc::default(),
+            sink,
             idle_since: None,
-            epoch: pod.epoch,
-            seq: position.seq,
-            next: pod.epoch_place(),
-            slow: 0,
-            conflated: 0,
-            skipped_entries: Vec::new(),
-            is_uncertain: false,
-            is_ahead: position.seq > pod.head,
-        };
-        assert_eq!(
-            position.tag, pod.tag,
-            "a position belongs to the current epoch"
-        );
-        client.cursor.set_sink(client.sink.clone());
-        let is_live = match outcome {
-            Outcome::Live => true,
-            Outcome::Gap(gap) => gap.reason != GapReason::Expired,
-            Outcome::Window | Outcome::Archive => false,
-        };
-        if is_live {
-            assert_eq!(position.seq, pod.head, "a live start is at the head");
-            client.next = pod.history.len();
         }
-        client
-    }
-
-    /// Entries of the history that it has not received.
-    fn unreceived<'p>(
-        &'p self,
-        pod: &'p Pod,
-        until: usize,
-    ) -> impl Iterator<Item = (usize, &'p Entry)> {
-        pod.history[..until]
-            .iter()
-            .enumerate()
-            .skip(self.next)
-            .filter(|(_, entry)| match &entry.kind {
-                Kind::Event { subject, .. } => {
-                    let is_new = entry.epoch != self.epoch || entry.position.seq > self.seq;
-                    is_new && self.filters.matches(subject)
-                }
-                // A gap lies after its position: a client with a later event does not need it.
-                Kind::Gap(_) => entry.epoch != self.epoch || entry.position.seq >= self.seq,
-                Kind::Begin(_) => entry.epoch != self.epoch || entry.position.seq > self.seq,
-            })
     }
 
     /// Takes events that were sent directly.
     pub(crate) fn receive(&mut self, pod: &Pod) {
-        for (text, position) in self.sink.take(self.position.tag) {
+        for (text, position) in self.sink.take(self.model.position.tag) {
             assert!(
                 self.idle_since.is_some(),
                 "{self}: was sent {position} while it was not idle"
             );
-            self.take_event(pod, &text, position, None);
+            self.model.take_event(pod, &text, position, None);
         }
         assert_eq!(
             self.cursor.probe().position(),
-            Some(self.position),
+            Some(self.model.position),
             "{self}: position after direct sends"
         );
     }
@@ -161,7 +86,7 @@ impl Client {
     ) -> Poll<Read> {
         assert_eq!(
             self.cursor.position(),
-            self.position,
+            self.model.position,
             "{self}: position before a read"
         );
         let mut batch = items::batch();
@@ -176,19 +101,22 @@ impl Client {
         };
         let read = self.cursor.poll_read(&mut context, &mut batch, &mut policy);
         let seen = items::unfold(&batch);
-        let expected_skips = self.expected_skips(pod, slow, shedder.as_ref(), &seen);
-        self.skipped_entries.clear();
         let is_replaying = self.cursor.is_replaying();
-        self.has_replayed |= was_replaying || is_replaying;
+        let shed = shedder.as_ref();
+        let expected_skips = self
+            .model
+            .expected_skips(pod, slow, shed, is_replaying, &seen);
+        self.model.skipped_entries.clear();
+        self.model.has_replayed |= was_replaying || is_replaying;
         self.idle_since = None;
         let events = seen
             .iter()
             .filter(|seen| matches!(seen, Seen::Event { .. }))
             .count();
         assert!(
-            self.has_replayed || events <= self.options.window.events,
+            self.model.has_replayed || events <= self.model.options.window.events,
             "{self}: {events} events in a window of {}",
-            self.options.window.events
+            self.model.options.window.events
         );
         let mut bytes = 0;
         for seen in &seen {
@@ -200,34 +128,34 @@ impl Client {
                     tier,
                 } => {
                     bytes += text.len();
-                    self.take_event(pod, text, *position, *tier);
+                    self.model.take_event(pod, text, *position, *tier);
                 }
                 Seen::Gap { gap, position } => {
-                    self.take_gap(pod, *gap, *position, shedder.is_some())
+                    self.model.take_gap(pod, *gap, *position, shedder.is_some())
                 }
             }
         }
         if let Some(expected_skips) = expected_skips {
             assert_eq!(
-                self.skipped_entries, expected_skips,
+                self.model.skipped_entries, expected_skips,
                 "{self}: skipped, and expected by {slow:?}"
             );
         }
-        self.conflated = 0;
+        self.model.conflated = 0;
         assert_eq!(
             self.cursor.position(),
-            self.position,
+            self.model.position,
             "{self}: position of the last item"
         );
         assert_eq!(
             self.cursor.probe().position(),
-            Some(self.position),
+            Some(self.model.position),
             "{self}: position in the probe"
         );
-        if self.has_replayed && !is_replaying && read == Poll::Pending {
-            self.assert_has_all(pod);
-            (self.has_replayed, self.is_ahead) = (false, true);
-            self.next = pod.history.len();
+        if self.model.has_replayed && !is_replaying && read == Poll::Pending {
+            self.model.assert_has_all(pod);
+            (self.model.has_replayed, self.model.is_ahead) = (false, true);
+            self.model.next = pod.history.len();
         }
         match read {
             Poll::Ready(Read::Some) => {
@@ -236,7 +164,7 @@ impl Client {
                     "{self}: a ready read returns items"
                 )
             }
-            Poll::Ready(Read::Ended) => self.assert_has_all(pod),
+            Poll::Ready(Read::Ended) => self.model.assert_has_all(pod),
             Poll::Pending => {
                 assert!(
                     batch.items.is_empty(),
@@ -247,7 +175,7 @@ impl Client {
                     self.cursor.allow_direct();
                 }
                 if !is_replaying {
-                    self.assert_has_all(pod);
+                    self.model.assert_has_all(pod);
                     assert!(
                         self.cursor.is_caught_up(),
                         "{self}: is idle only when caught up"
@@ -258,355 +186,24 @@ impl Client {
         read
     }
 
-    /// Indexes of the history that the rules for slow clients skip; `None` if the model does not
-    /// know the content of the window.
-    fn expected_skips(
-        &self,
-        pod: &Pod,
-        slow: Option<&Slow>,
-        shedder: Option<&Shedder>,
-        seen: &[Seen],
-    ) -> Option<Vec<usize>> {
-        let (slow, shedder) = (slow?, shedder?);
-        assert!(
-            shedder.skipped().all(|(tier, _)| tier != Tier::Critical),
-            "{self}: critical events are never skipped"
-        );
-        let gaps = || {
-            seen.iter().filter_map(|seen| {
-                if let Seen::Gap { gap, .. } = seen {
-                    Some(gap)
-                } else {
-                    None
-                }
-            })
-        };
-        let is_shed_gap = |gap: &&Gap| matches!(gap.reason, GapReason::Slow | GapReason::Conflated);
-        let reported: u64 = gaps()
-            .filter(is_shed_gap)
-            .filter_map(|gap| gap.missed)
-            .sum();
-        let skipped: u64 = shedder.skipped().map(|(_, count)| count).sum();
-        let is_elsewhere = gaps().any(|gap| !is_shed_gap(&gap) || gap.missed.is_none());
-        // Nothing is skipped in the archive.
-        let is_replaying = self.has_replayed || self.cursor.is_replaying();
-        let is_unclear =
-            is_replaying || self.is_ahead || self.is_uncertain || self.slow > 0 || is_elsewhere;
-        if is_unclear || reported != skipped {
-            assert!(
-                reported >= skipped,
-                "{self}: skipped {skipped} and reported {reported}"
-            );
-            return None;
-        }
-        let last = seen.iter().rev().find_map(|seen| match seen {
-            Seen::Event { position, .. } => Some(*position),
-            Seen::Gap { .. } => None,
-        })?;
-        let events: Vec<(usize, &str)> = self
-            .unreceived(pod, pod.history.len())
-            .filter_map(|(place, entry)| match &entry.kind {
-                Kind::Event { subject, .. } => Some((place, &**subject)),
-                Kind::Gap(_) | Kind::Begin(_) => None,
-            })
-            .collect();
-        let mut expected_skips = Vec::new();
-        for (nth, (place, subject)) in events.iter().enumerate() {
-            let waiting = (events.len() - nth) as u64;
-            let is_newest = || !events[nth + 1..].iter().any(|(_, other)| other == subject);
-            let is_skipped = match (slow.policy, self.tier(subject)) {
-                (SlowPolicy::Disconnect, _) | (_, Tier::Critical) => false,
-                (SlowPolicy::Conflate, _) => !is_newest(),
-                (SlowPolicy::Shed, Tier::Telemetry) => waiting as f64 > slow.lag as f64 / 4.0,
-                (SlowPolicy::Shed, Tier::Normal) => waiting as f64 > slow.lag as f64 * 3.0 / 4.0,
-            };
-            if is_skipped {
-                expected_skips.push(*place);
-            } else if pod.history[*place].position == last {
-                break;
-            }
-        }
-        Some(expected_skips)
-    }
-
-    fn tier(&self, subject: &str) -> Tier {
-        let rule = self
-            .options
-            .priority
-            .iter()
-            .find(|(filter, _)| filter.matches(subject));
-        rule.map_or(Tier::Normal, |(_, tier)| *tier)
-    }
-
-    fn take_event(&mut self, pod: &Pod, text: &str, position: Position, tier: Option<Tier>) {
-        let place = (self.next..pod.history.len()).find(|place| {
-            let entry = &pod.history[*place];
-            (entry.epoch == self.epoch || self.is_uncertain)
-                && entry.position == position
-                && matches!(entry.kind, Kind::Event { .. })
-        });
-        let source = lock(&pod.source);
-        let (subject, content) = match place.map(|place| &pod.history[place].kind) {
-            Some(Kind::Event { subject, content }) => (subject.clone(), *content),
-            _ => {
-                assert!(
-                    self.has_replayed,
-                    "{self}: {position} is not in the rest of the history"
-                );
-                let record = source.published.get(&position);
-                let record =
-                    record.unwrap_or_else(|| panic!("{self}: {position} was never published"));
-                (record.subject.clone(), record.content)
-            }
-        };
-        let expected = self.encode(&subject, content, position);
-        assert_eq!(text, expected, "{self}: one position has one content");
-        assert!(
-            self.filters.matches(&subject),
-            "{self}: {subject} was not requested"
-        );
-        assert_eq!(tier.unwrap_or(self.tier(&subject)), self.tier(&subject));
-        if let Some(place) = place.filter(|_| self.is_uncertain) {
-            (self.epoch, self.seq, self.next) = (pod.history[place].epoch, position.seq - 1, place);
-            (self.slow, self.is_uncertain) = (0, false);
-        }
-        assert!(
-            position.seq > self.seq,
-            "{self}: {position} is a duplicate or out of order"
-        );
-        self.skip_to(pod, &source, place.unwrap_or(self.next), position.seq - 1);
-        (self.seq, self.position) = (position.seq, position);
-        if let Some(place) = place {
-            self.next = place + 1;
-            self.is_ahead = false;
-        }
-    }
-
-    fn take_gap(&mut self, pod: &Pod, gap: Gap, position: Position, is_slow: bool) {
-        let source = lock(&pod.source);
-        if gap.reason == GapReason::Conflated {
-            assert!(
-                is_slow && position == self.position,
-                "{self}: a gap for a slow client does not advance it"
-            );
-            self.conflated += gap.missed.expect("a count");
-            return;
-        }
-        if gap.reason == GapReason::Slow {
-            return self.take_slow(pod, gap, position, is_slow);
-        }
-        let mut reported = pod
-            .history
-            .iter()
-            .enumerate()
-            .skip(self.next)
-            .filter(|(_, entry)| match entry.kind {
-                Kind::Gap(known) => {
-                    (entry.epoch == self.epoch || self.is_uncertain)
-                        && known == gap
-                        && entry.position.seq == position.seq
-                }
-                Kind::Begin(known) => {
-                    known == gap
-                        && (entry.position.tag, entry.position.seq) == (position.tag, position.seq)
-                }
-                Kind::Event { .. } => false,
-            });
-        let first = reported.next();
-        // Several epochs may start with the same gap; the next item shows which one it was.
-        let is_unclear = (self.is_uncertain || self.has_replayed) && reported.next().is_some();
-        match first {
-            Some((place, entry)) => {
-                let begins = entry.epoch != self.epoch;
-                if self.is_uncertain || (begins && self.has_replayed) {
-                    (self.slow, self.is_uncertain) = (0, false); // Its events are gone with the source.
-                } else {
-                    let through = if matches!(entry.kind, Kind::Begin(_)) {
-                        self.seq
-                    } else {
-                        position.seq
-                    };
-                    self.skip_to(pod, &source, place, through);
-                }
-                self.seq = if begins {
-                    position.seq
-                } else {
-                    self.seq.max(position.seq)
-                };
-                (self.epoch, self.next) = (entry.epoch, place + 1);
-                self.is_ahead &= !begins;
-                self.is_uncertain |= is_unclear;
-            }
-            None if gap.reason == GapReason::Recreated && self.has_replayed => {
-                // The archive knew of the change before the tailer.
-                assert!(
-                    pod.generation != Some(source.generation),
-                    "{self}: not recreated"
-                );
-                assert_eq!(position, self.position);
-                (self.next, self.slow) = (pod.history.len(), 0);
-            }
-            None => {
-                assert_eq!(
-                    gap.reason,
-                    GapReason::Expired,
-                    "{self}: unexpected {gap:?} at {position}"
-                );
-                assert!(
-                    self.has_replayed && position.seq >= self.seq,
-                    "{self}: expired at {position}"
-                );
-                let is_present =
-                    pod.generation == Some(source.generation) && self.epoch == pod.epoch;
-                if is_present {
-                    self.seq = self.seq.max(position.seq.min(source.first_seq - 1));
-                }
-                self.skip_to(pod, &source, self.next, position.seq);
-                self.seq = position.seq;
-            }
-        }
-        self.position = position;
-    }
-
-    fn take_slow(&mut self, pod: &Pod, gap: Gap, position: Position, is_slow: bool) {
-        assert_eq!(
-            position, self.position,
-            "{self}: a gap for a slow client does not advance it"
-        );
-        assert_ne!(gap.missed, Some(0), "{self}: {gap:?}");
-        let begins = |(_, entry): &(usize, &Entry)| matches!(&entry.kind, Kind::Begin(gap) if gap.missed.is_none());
-        // A single epoch is reported as such; of several only the last one is.
-        let is_unknown = self
-            .unreceived(pod, pod.history.len())
-            .filter(begins)
-            .count()
-            > 1;
-        assert!(
-            gap.missed.is_some() || is_unknown,
-            "{self}: the count of missing events is known"
-        );
-        if !is_slow
-            && pod.is_roomy()
-            && self.options.event.is_some()
-            && !self.has_replayed
-            && !self.is_ahead
-        {
-            // With these options only the number of events is limited.
-            let unreceived = self
-                .unreceived(pod, pod.history.len())
-                .map(|(_, entry)| match entry.kind {
-                    Kind::Event { .. } => 1,
-                    Kind::Gap(gap) | Kind::Begin(gap) => gap.missed.unwrap_or_default(),
-                });
-            let (unreceived, most) = (unreceived.sum::<u64>(), self.options.window.events as u64);
-            let reported = self.slow + gap.missed.unwrap_or_default();
-            assert!(
-                unreceived >= reported + most,
-                "{self}: {gap:?} of {unreceived} with a window of {most}"
-            );
-        }
-        self.slow += gap.missed.unwrap_or_default();
-        self.is_uncertain |= gap.missed.is_none();
-    }
-
-    /// Skips the entries before `place` and up to `through` at the source, all of which must have
-    /// been reported.
-    fn skip_to(&mut self, pod: &Pod, source: &Source, place: usize, through: u64) {
-        let is_present = pod.generation == Some(source.generation) && self.epoch == pod.epoch;
-        let fate = |seq| {
-            source
-                .records
-                .get(&seq)
-                .map_or(Fate::Expired, |record| record.fate)
-        };
-        let (mut missed, mut reported) = (0, self.seq);
-        let mut skipped_entries = Vec::new();
-        for (at, entry) in self.unreceived(pod, place.max(self.next)) {
-            if matches!(entry.kind, Kind::Event { .. }) {
-                skipped_entries.push(at);
-            }
-            match &entry.kind {
-                Kind::Event { .. }
-                    if self.has_replayed
-                        && is_present
-                        && fate(entry.position.seq) == Fate::Deleted => {}
-                Kind::Event { .. } => missed += 1,
-                Kind::Gap(_) if self.has_replayed => {}
-                Kind::Gap(gap) => missed += gap.missed.unwrap_or_default(),
-                // A reader of the archive receives these expired events as its own gap.
-                Kind::Begin(Gap {
-                    reason: GapReason::Expired,
-                    ..
-                }) if self.has_replayed && self.slow == 0 => {}
-                Kind::Begin(Gap {
-                    reason: GapReason::Expired,
-                    missed: expired,
-                }) => {
-                    missed += expired.unwrap_or_default();
-                    reported = entry.position.seq;
-                }
-                Kind::Begin(gap) => panic!("{self}: {gap:?} was not reported"),
-            }
-        }
-        self.skipped_entries.append(&mut skipped_entries);
-        let conflated = missed.saturating_sub(self.slow).min(self.conflated);
-        self.conflated -= conflated;
-        missed -= conflated;
-        if self.is_ahead || self.has_replayed {
-            missed = missed.min(self.slow);
-            self.slow = missed;
-        }
-        assert_eq!(
-            missed, self.slow,
-            "{self}: events missed before {through}, and reported"
-        );
-        (self.slow, self.seq) = (0, reported);
-        if is_present && through > reported {
-            let lost = source
-                .records
-                .range(reported + 1..=through)
-                .find(|(seq, record)| {
-                    let is_unreceived = record.fate != Fate::Deleted
-                        && !record.is_poison
-                        && self.filters.matches(&record.subject);
-                    is_unreceived && pod.was_skipped(**seq)
-                });
-            assert!(lost.is_none(), "{self}: lost {lost:?} before {through}");
-        }
-    }
-
-    /// Asserts that nothing is left to deliver.
-    fn assert_has_all(&mut self, pod: &Pod) {
-        let source = lock(&pod.source);
-        if self.is_uncertain {
-            (self.slow, self.is_uncertain, self.next) = (0, false, pod.history.len());
-            (self.epoch, self.seq) = (
-                pod.epoch,
-                pod.skipped_ranges.last().map_or(0, |(_, through)| *through),
-            );
-            return;
-        }
-        if self.unreceived(pod, pod.history.len()).next().is_none() && self.slow == 0 {
-            return;
-        }
-        self.skip_to(pod, &source, pod.history.len(), self.seq);
-        self.next = pod.history.len();
-    }
-
     /// Asserts that an idle client was woken, once, if it has something to read.
     pub(crate) fn assert_woken(&self, pod: &Pod) {
         let Some(before) = self.idle_since else {
             return;
         };
         let woken = self.wakes.count() - before;
-        let is_unreceived = self.unreceived(pod, pod.history.len()).next().is_some();
+        let is_unreceived = self
+            .model
+            .unreceived(pod, pod.history.len())
+            .next()
+            .is_some();
         if self.cursor.is_replaying() {
             return;
         }
         assert!(
             woken > 0 || !is_unreceived,
             "{self}: is idle and has not received {:?}",
-            self.unreceived(pod, pod.history.len()).next()
+            self.model.unreceived(pod, pod.history.len()).next()
         );
         assert!(woken <= 2, "{self}: woken {woken} times");
     }
@@ -618,20 +215,20 @@ impl Client {
 
     /// Asserts the exact lag, if the model is exact.
     pub(crate) fn assert_lag(&self, pod: &Pod, now: Instant) {
-        if self.has_replayed
-            || self.is_ahead
-            || self.is_uncertain
-            || self.slow > 0
+        if self.model.has_replayed
+            || self.model.is_ahead
+            || self.model.is_uncertain
+            || self.model.slow > 0
             || self.cursor.is_replaying()
         {
             return;
         }
         let lag = self.cursor.probe().lag(now);
         let (mut events, mut bytes) = (0, 0);
-        for (_, entry) in self.unreceived(pod, pod.history.len()) {
+        for (_, entry) in self.model.unreceived(pod, pod.history.len()) {
             if let Kind::Event { subject, content } = &entry.kind {
                 events += 1;
-                bytes += self.encode(subject, *content, entry.position).len() as u64;
+                bytes += self.model.encode(subject, *content, entry.position).len() as u64;
             }
         }
         assert_eq!((lag.events, lag.bytes), (events, bytes), "{self}: lag");
@@ -640,14 +237,19 @@ impl Client {
     pub(crate) fn checkpoint(&mut self, pod: &Pod) {
         let is_replaying = self.cursor.is_replaying();
         if !is_replaying && self.cursor.is_caught_up() {
-            self.assert_has_all(pod);
+            self.model.assert_has_all(pod);
         }
-        let has_all = self.unreceived(pod, pod.history.len()).next().is_none()
-            && self.slow == 0
-            && !self.is_uncertain;
-        let is_exact = !is_replaying && !self.has_replayed && !self.is_ahead;
+        let has_all = self
+            .model
+            .unreceived(pod, pod.history.len())
+            .next()
+            .is_none()
+            && self.model.slow == 0
+            && !self.model.is_uncertain;
+        let is_exact = !is_replaying && !self.model.has_replayed && !self.model.is_ahead;
         let moved = self.cursor.checkpoint();
-        let head_is_later = pod.tag == self.position.tag && pod.head > self.position.seq;
+        let head_is_later =
+            pod.tag == self.model.position.tag && pod.head > self.model.position.seq;
         if is_exact {
             assert_eq!(
                 moved,
@@ -662,48 +264,17 @@ impl Client {
                 "{self}: a checkpoint skipped an event"
             );
             let source = lock(&pod.source);
-            self.skip_to(pod, &source, pod.history.len(), pod.head);
+            self.model
+                .skip_to(pod, &source, pod.history.len(), pod.head);
             let head = self.cursor.position();
             assert_eq!((head.tag, head.seq), (pod.tag, pod.head));
-            (self.position, self.seq) = (head, head.seq);
+            (self.model.position, self.model.seq) = (head, head.seq);
         }
-    }
-
-    fn encode(&self, subject: &str, content: u64, position: Position) -> String {
-        debug_assert_eq!(position.fingerprint, Some(fingerprint(content)));
-        let name = match &self.options.event {
-            Some(_) => format!("event: {}\n", subject.split('.').next().unwrap_or_default()),
-            None => String::new(),
-        };
-        format!("{name}data: {}\nid: {position}\n\n", payload(content))
     }
 }
 
 impl std::fmt::Display for Client {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self {
-            number,
-            pod,
-            filters,
-            epoch,
-            seq,
-            slow,
-            ..
-        } = self;
-        write!(
-            f,
-            "client {number} of pod {pod} ({filters}) at {epoch}/{seq}"
-        )?;
-        let replayed = if self.has_replayed {
-            ", from the archive"
-        } else {
-            ""
-        };
-        write!(f, "{replayed}")?;
-        if *slow > 0 {
-            write!(f, ", slow by {slow}")
-        } else {
-            Ok(())
-        }
+        self.model.fmt(f)
     }
 }

@@ -6,7 +6,7 @@
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use fastrand::Rng;
 use futures_util::FutureExt;
@@ -23,6 +23,7 @@ use sidestream::subject::{Filter, FilterSet};
 use super::client::Wakes;
 use super::dispatcher::{Dispatcher, RandomSink};
 use super::items::{self, Seen};
+use super::pod::now;
 use super::source::payload;
 use super::world;
 
@@ -88,10 +89,6 @@ pub(crate) struct World {
     published: Vec<String>,
     /// Sequence number assigned last.
     counter: u64,
-}
-
-fn now() -> Instant {
-    tokio::time::Instant::now().into_std()
 }
 
 impl World {

@@ -11,7 +11,8 @@ use sidestream::feed::{DirectSink, EncodedRun, SendOutcome, run_dispatcher};
 /// Dispatcher of the simulation's thread, run a step at a time.
 pub(crate) struct Dispatcher(Pin<Box<dyn Future<Output = std::convert::Infallible>>>);
 
-/// Sink of one reader that accepts runs at random.
+/// Sink of one reader that accepts runs at random. It also queues them, which the sink of HTTP/2
+/// does; `stream_world` has the real sinks of HTTP/1.
 #[derive(Debug, Default)]
 pub(crate) struct RandomSink {
     /// Events sent since the last `take`.

@@ -1,21 +1,38 @@
-//! Seeded simulation of the feed core: random sources, pods and clients, checked against a model.
+//! Seeded simulation: random sources, pods and clients, checked against a model.
 //!
 //! A world is a sequence of random steps in paused time on one thread. After each step the model
 //! checks received events, wake-ups, lag and memory. A failing seed is printed with the
-//! command that runs it again. `make simulate` runs many seeds; `threads.rs` covers real threads.
+//! command that runs it again. `make simulate` runs many seeds.
+//!
+//! | world | what is real |
+//! | --- | --- |
+//! | `world` | stream buffers, cursors, the dispatcher; sinks with random outcomes |
+//! | `core_world` | the same for core subjects |
+//! | `stream_world` | stream buffers, the dispatcher, and all of HTTP/1 from the accepted socket on |
+//!
+//! The first two know the limits of each read and check the rules for slow clients exactly. The
+//! third one decodes what clients receive. `threads` covers real threads.
 
 #![allow(clippy::unwrap_used)] // a failure is the result
 
 mod client;
 mod core_world;
+mod coverage;
+mod decoder;
 mod dispatcher;
 mod items;
+mod model;
 mod pod;
+mod resume;
+mod socket;
 mod source;
+mod stream_client;
+mod stream_world;
 mod threads;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
 
 use world::World;
 
@@ -48,6 +65,27 @@ fn stream_buffer(seed: u64) {
         }
         world.end().await;
     });
+}
+
+fn event_streams(seed: u64) {
+    run(seed, async {
+        align_clock().await;
+        let mut world = stream_world::World::new(seed);
+        for _ in 0..steps(seed) {
+            world.step().await;
+        }
+        world.end().await;
+    });
+}
+
+/// Advances to a multiple of ticks of the event streams' clock, so that times are rounded in the
+/// same way in each run of a seed.
+async fn align_clock() {
+    const TICK: Duration = Duration::from_millis(10);
+    let origin = sidestream::http::tick_origin();
+    let since = pod::now().saturating_duration_since(origin).as_millis() as u64;
+    let tick = TICK.as_millis() as u64;
+    tokio::time::sleep(Duration::from_millis(tick - since % tick)).await;
 }
 
 fn core_source(seed: u64) {
@@ -85,6 +123,20 @@ fn readers_of_core_subjects_receive_every_event_once_or_a_gap() {
     simulate("readers_of_core", 0..SEEDS, core_source);
     // Opens feeds in a full budget: their own memory must evict events at once.
     simulate("readers_of_core", 3270..3271, core_source);
+}
+
+#[test]
+fn clients_of_event_streams_receive_every_event_once_or_a_gap() {
+    simulate("clients_of_event_streams", 0..SEEDS, event_streams);
+    if std::env::var("SEED").is_err() {
+        coverage::assert_complete();
+    }
+}
+
+#[test]
+#[ignore = "takes minutes"]
+fn many_worlds_of_clients_of_event_streams() {
+    simulate("clients_of_event_streams", 0..SEEDS_MANY, event_streams);
 }
 
 #[test]

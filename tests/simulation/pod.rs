@@ -59,7 +59,25 @@ pub(crate) struct Pod {
     pub(crate) floor: u64,
     /// Ranges that were not appended: from (exclusive), to.
     pub(crate) skipped_ranges: Vec<(u64, u64)>,
+    pub(crate) has_archive: bool,
     replays: Option<tokio::task::JoinHandle<()>>,
+}
+
+/// Time of the runtime.
+pub(crate) fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+/// Recreates or restores the source.
+pub(crate) fn change(source: &Shared, pods: &mut [Pod], rng: &mut Rng) {
+    if rng.bool() {
+        lock(source).recreate();
+    } else if lock(source).restore() {
+        // Under the same tag only the tailer can notice; it does so at once.
+        for pod in pods.iter_mut().filter(|pod| pod.generation.is_some()) {
+            pod.adjoin(rng);
+        }
+    }
 }
 
 impl Pod {
@@ -67,6 +85,7 @@ impl Pod {
         source: &Shared,
         has_archive: bool,
         budget: &Arc<Budget>,
+        metrics: &Arc<Metrics>,
         rng: &mut Rng,
     ) -> Self {
         let limits = Limits {
@@ -82,7 +101,7 @@ impl Pod {
         let access = has_archive.then(|| ArchiveAccess {
             archive: Arc::new(source::SimulatedArchive(source.clone())),
             reach,
-            replays: ReplaySlots::new(config, &Arc::new(Metrics::new().unwrap())),
+            replays: ReplaySlots::new(config, metrics),
         });
         let (writer, buffer) = buffer::writer::channel("S", limits, budget, access);
         let replays = has_archive.then(|| tokio::spawn(buffer.replays()));
@@ -101,6 +120,7 @@ impl Pod {
             head: 0,
             floor: 0,
             skipped_ranges: Vec::new(),
+            has_archive,
             replays,
         }
     }
@@ -149,6 +169,16 @@ impl Pod {
             self.head = self.head.max(source.last_seq);
         }
         assert_eq!(self.writer.head(), Some((self.tag, self.head)));
+    }
+
+    /// Acts as the tailer until nothing is left.
+    pub(crate) fn follow_to_end(&mut self, rng: &mut Rng) {
+        while self.generation.is_none()
+            || !self.is_current()
+            || lock(&self.source).stored(self.head).next().is_some()
+        {
+            self.follow(rng, now());
+        }
     }
 
     /// Acts as the tailer after a reconnect: reads the state of the source and continues from it.

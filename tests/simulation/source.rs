@@ -9,6 +9,8 @@ use sidestream::event::{Event, Fingerprint, Position, SourceTag};
 use sidestream::feed::archive::{Archive, BoxFuture, Page, Pages, State, Unavailable};
 use sidestream::subject::FilterSet;
 
+use super::world::subject;
+
 /// One message of the current generation.
 #[derive(Clone, Debug)]
 pub(crate) struct Record {
@@ -87,7 +89,7 @@ impl Source {
         }))
     }
 
-    pub(crate) fn publish(&mut self, subject: &str, is_poison: bool) {
+    fn publish(&mut self, subject: &str, is_poison: bool) {
         self.last_seq += 1;
         self.contents += 1;
         let record = Record {
@@ -105,8 +107,28 @@ impl Source {
         self.records.insert(self.last_seq, record);
     }
 
+    /// Publishes a few messages on random subjects.
+    pub(crate) fn publish_some(&mut self, rng: &mut Rng) {
+        for _ in 0..rng.usize(1..6) {
+            let (subject, is_poison) = (subject(rng), rng.u8(..) < 4);
+            self.publish(&subject, is_poison);
+        }
+    }
+
+    /// Advances the retention to one of the last messages.
+    pub(crate) fn expire_some(&mut self, rng: &mut Rng) {
+        let back = rng.u64(..12);
+        self.expire(self.last_seq.saturating_sub(back));
+    }
+
+    /// Deletes one of the last messages.
+    pub(crate) fn delete_some(&mut self, rng: &mut Rng) {
+        let back = rng.u64(..8);
+        self.delete(self.last_seq.saturating_sub(back));
+    }
+
     /// Advances the retention to this sequence number, as a purge or an age limit does.
-    pub(crate) fn expire(&mut self, through: u64) {
+    fn expire(&mut self, through: u64) {
         self.first_seq = self.first_seq.max(through.min(self.last_seq) + 1);
         for (_, record) in self
             .records
@@ -117,7 +139,7 @@ impl Source {
         }
     }
 
-    pub(crate) fn delete(&mut self, seq: u64) {
+    fn delete(&mut self, seq: u64) {
         if seq > self.first_seq
             && let Some(record) = self.records.get_mut(&seq)
             && record.fate == Fate::Kept

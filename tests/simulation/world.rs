@@ -1,21 +1,22 @@
 //! One simulated world: a source, pods that follow it, and clients, in random steps.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use fastrand::Rng;
-use sidestream::event::{Fingerprint, Position, SourceTag, Tier};
+use sidestream::event::{Position, Tier};
 use sidestream::feed::budget::{FEED_BYTES, FILTER_BYTES};
 use sidestream::feed::{
-    Budget, FeedOptions, Gap, GapReason, Limits, OpenError, Outcome, Slow, SlowPolicy, Source as _,
-    Start,
+    Budget, FeedOptions, Gap, Limits, OpenError, Outcome, Slow, SlowPolicy, Source as _, Start,
 };
 use sidestream::subject::{Filter, FilterSet, TextTemplate};
+use sidestream::telemetry::Metrics;
 
 use super::client::Client;
 use super::dispatcher::Dispatcher;
-use super::pod::{Kind, Pod, ROOM};
-use super::source::{self, Fate, Shared, Source, lock};
+use super::pod::{self, Pod, ROOM, now};
+use super::resume;
+use super::source::{Shared, Source, lock};
 
 /// Few tokens, so that filters overlap.
 const TOKENS: [&str; 3] = ["a", "b", "c"];
@@ -94,24 +95,6 @@ pub(crate) fn slow(rng: &mut Rng) -> Option<Slow> {
     (rng.u8(..3) == 0).then_some(slow)
 }
 
-fn now() -> Instant {
-    tokio::time::Instant::now().into_std()
-}
-
-/// The position as an id of version 0.1 carries it, for every fourth sequence number.
-fn as_version_0_1(at: Position) -> Position {
-    Position {
-        fingerprint: at.fingerprint.map(|fingerprint| {
-            if at.seq % 4 == 0 {
-                fingerprint.to_short()
-            } else {
-                fingerprint
-            }
-        }),
-        ..at
-    }
-}
-
 /// Space for everything, or for little more than two feeds and their events.
 pub(crate) fn bytes_max(rng: &mut Rng) -> usize {
     let feed = FEED_BYTES + 3 * (FILTER_BYTES + 64);
@@ -127,10 +110,11 @@ impl World {
         let mut rng = Rng::with_seed(seed);
         let source = Source::new("S", rng.u64(..));
         let has_archive = rng.bool();
+        let metrics = Arc::new(Metrics::new().unwrap());
         let pods = (0..rng.usize(1..3)).map(|_| {
             let bytes = bytes_max(&mut rng);
             let budget = Budget::new(bytes, rng.usize(2..20));
-            Pod::new(&source, has_archive, &budget, &mut rng)
+            Pod::new(&source, has_archive, &budget, &metrics, &mut rng)
         });
         let pods = pods.collect();
         let all_options = all_options(&mut rng);
@@ -151,43 +135,21 @@ impl World {
     /// One random step, followed by all checks.
     pub(crate) async fn step(&mut self) {
         match self.rng.u8(..100) {
-            0..30 => self.publish(),
+            0..30 => lock(&self.source).publish_some(&mut self.rng),
             30..55 => self.follow(),
             55..78 => self.read(),
             78..84 => self.open().await,
             84..87 => self.leave(),
             87..90 => self.checkpoint(),
             90..94 => self.wait().await,
-            94..96 => {
-                let back = self.rng.u64(..12);
-                let through = self.source().last_seq.saturating_sub(back);
-                self.source().expire(through);
-            }
-            96 => {
-                let back = self.rng.u64(..8);
-                let seq = self.source().last_seq.saturating_sub(back);
-                self.source().delete(seq);
-            }
-            97 => self.source().take_snapshot(),
-            98 => {
-                let failing = self.rng.u8(..4) == 0;
-                self.source().is_failing = failing;
-            }
-            _ => self.change(),
+            94..96 => lock(&self.source).expire_some(&mut self.rng),
+            96 => lock(&self.source).delete_some(&mut self.rng),
+            97 => lock(&self.source).take_snapshot(),
+            98 => lock(&self.source).is_failing = self.rng.u8(..4) == 0,
+            _ => pod::change(&self.source, &mut self.pods, &mut self.rng),
         }
         let has_dispatched = self.dispatcher.run_some(&mut self.rng);
         self.check(has_dispatched);
-    }
-
-    fn source(&self) -> std::sync::MutexGuard<'_, Source> {
-        lock(&self.source)
-    }
-
-    fn publish(&mut self) {
-        for _ in 0..self.rng.usize(1..6) {
-            let (subject, is_poison) = (subject(&mut self.rng), self.rng.u8(..) < 4);
-            self.source().publish(&subject, is_poison);
-        }
     }
 
     fn follow(&mut self) {
@@ -211,7 +173,7 @@ impl World {
         let budget = [1, 100, 400, 1 << 20][self.rng.usize(..4)];
         let slow = slow(&mut self.rng);
         let _ = client
-            .read(&self.pods[client.pod], budget, slow.as_ref(), now())
+            .read(&self.pods[client.model.pod], budget, slow.as_ref(), now())
             .is_ready();
     }
 
@@ -222,12 +184,12 @@ impl World {
         let client = self
             .clients
             .swap_remove(self.rng.usize(..self.clients.len()));
-        self.left.push(client.position);
+        self.left.push(client.model.position);
     }
 
     fn checkpoint(&mut self) {
         for client in &mut self.clients {
-            client.checkpoint(&self.pods[client.pod]);
+            client.checkpoint(&self.pods[client.model.pod]);
         }
     }
 
@@ -242,29 +204,18 @@ impl World {
         self.pods[at].sweep(now());
     }
 
-    /// Recreates or restores the source.
-    fn change(&mut self) {
-        if self.rng.bool() {
-            self.source().recreate();
-        } else if self.source().restore() {
-            // Under the same tag only the tailer can notice; it does so at once.
-            for pod in self.pods.iter_mut().filter(|pod| pod.generation.is_some()) {
-                pod.adjoin(&mut self.rng);
-            }
-        }
-    }
-
     async fn open(&mut self) {
         let at = self.rng.usize(..self.pods.len());
         let key = (
             filters(&mut self.rng),
             self.all_options[self.rng.usize(..3)].clone(),
         );
-        let start = self.start();
+        let start = resume::start(&mut self.rng, &self.source, &self.left);
         let pod = &self.pods[at];
         let evicted = pod.buffer.size().events < pod.history[pod.epoch_place()..].len();
         let is_shared = self.clients.iter().any(|client| {
-            client.pod == at && (&client.filters, &client.options) == (&key.0, &key.1)
+            client.model.pod == at
+                && (&client.model.filters, &client.model.options) == (&key.0, &key.1)
         });
         let opened = pod.buffer.open(key.0.clone(), &key.1, start).await;
         let opened = match opened {
@@ -288,7 +239,7 @@ impl World {
             (Start::After(at), outcome) => {
                 let is_memory_whole =
                     pod.is_roomy() && !evicted && !is_shared && key.1.window == Limits::default();
-                self.assert_outcome(pod, at, outcome, is_memory_whole);
+                resume::assert_outcome(pod, at, outcome, self.has_archive, is_memory_whole);
             }
         }
         self.opened += 1;
@@ -301,84 +252,9 @@ impl World {
         ));
     }
 
-    fn start(&mut self) -> Start {
-        let rng = &mut self.rng;
-        match rng.u8(..20) {
-            0..4 => Start::Live,
-            4 => Start::Unknown(GapReason::Invalid),
-            5 => Start::After(Position {
-                tag: SourceTag::of_identity("other"),
-                seq: rng.u64(..50),
-                fingerprint: None,
-            }),
-            6 => Start::After(Position {
-                tag: lock(&self.source).tag,
-                seq: rng.u64(..100),
-                fingerprint: Some(Fingerprint::of_publish_time(rng.u16(..).into())),
-            }),
-            _ if self.left.is_empty() => Start::Live,
-            _ => Start::After(as_version_0_1(self.left[rng.usize(..self.left.len())])),
-        }
-    }
-
-    /// Asserts the outcome for a position.
-    fn assert_outcome(&self, pod: &Pod, at: Position, outcome: Outcome, is_memory_whole: bool) {
-        let source = self.source();
-        let is_tag_known = at.tag == pod.tag && (!self.has_archive || pod.tag == source.tag);
-        let is_other = |fingerprint: Option<Fingerprint>| {
-            at.fingerprint
-                .zip(fingerprint)
-                .is_some_and(|(one, other)| !one.agrees_with(other))
-        };
-        let written = pod.history.iter().rev().find(|entry| {
-            entry.epoch == pod.epoch
-                && entry.position.seq == at.seq
-                && matches!(entry.kind, Kind::Event { .. })
-        });
-        let written = written.and_then(|entry| entry.position.fingerprint);
-        let stored = source
-            .records
-            .get(&at.seq)
-            .filter(|one| one.fate == Fate::Kept && pod.tag == source.tag);
-        let stored = stored.map(|one| source::fingerprint(one.content));
-        let last = source.last_seq.max(pod.head);
-        match outcome {
-            Outcome::Live => panic!("{at} is not a live start"),
-            Outcome::Window | Outcome::Archive => {
-                assert_eq!(at.tag, pod.tag, "an id of another source was accepted");
-                assert!(
-                    !(self.has_archive && is_other(stored)),
-                    "{at} is another message"
-                );
-                assert!(
-                    !self.has_archive || at.seq <= last,
-                    "{at} is ahead of the source"
-                );
-                assert!(self.has_archive || outcome == Outcome::Window);
-            }
-            Outcome::Gap(gap) => match gap.reason {
-                GapReason::Recreated => {
-                    assert!(
-                        !is_tag_known || is_other(written) || is_other(stored),
-                        "{at} is known"
-                    );
-                }
-                GapReason::Ahead => assert!(at.seq > last, "{at} is not ahead of {last}"),
-                GapReason::Expired if self.has_archive => {
-                    assert!(at.seq + 1 < source.first_seq, "{at} is retained")
-                }
-                GapReason::Expired => {
-                    let is_inside = pod.floor <= at.seq && at.seq <= pod.head;
-                    assert!(!(is_inside && is_memory_whole), "{at} is in memory");
-                }
-                _ => panic!("{at}: {gap:?}"),
-            },
-        }
-    }
-
     fn check(&mut self, has_dispatched: bool) {
         for client in &mut self.clients {
-            let pod = &self.pods[client.pod];
+            let pod = &self.pods[client.model.pod];
             client.receive(pod);
             if has_dispatched {
                 client.assert_woken(pod);
@@ -389,8 +265,8 @@ impl World {
             let mut keys: Vec<_> = self
                 .clients
                 .iter()
-                .filter(|one| one.pod == at)
-                .map(|one| (&one.filters, Arc::as_ptr(&one.options)))
+                .filter(|one| one.model.pod == at)
+                .map(|one| (&one.model.filters, Arc::as_ptr(&one.model.options)))
                 .collect();
             keys.sort();
             keys.dedup();
@@ -401,29 +277,18 @@ impl World {
 
     /// Runs every client to the end by wake-ups alone, then drops everything.
     pub(crate) async fn end(mut self) {
-        self.source().is_failing = false;
+        lock(&self.source).is_failing = false;
         for pod in self.pods.iter_mut() {
-            while pod.generation.is_none()
-                || !pod.is_current()
-                || self
-                    .source
-                    .lock()
-                    .unwrap()
-                    .stored(pod.head)
-                    .next()
-                    .is_some()
-            {
-                pod.follow(&mut self.rng, now());
-            }
+            pod.follow_to_end(&mut self.rng);
         }
         for _ in 0..400 {
             self.dispatcher.finish();
             self.clients
                 .iter_mut()
-                .for_each(|client| client.receive(&self.pods[client.pod]));
+                .for_each(|client| client.receive(&self.pods[client.model.pod]));
             for client in self.clients.iter_mut().filter(|client| client.is_woken()) {
                 while client
-                    .read(&self.pods[client.pod], 1000, None, now())
+                    .read(&self.pods[client.model.pod], 1000, None, now())
                     .is_ready()
                 {}
             }
