@@ -31,7 +31,7 @@ mod sources;
 
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, oneshot, watch};
@@ -134,7 +134,8 @@ impl App {
             .map_err(|error| StartError::Configuration(error.to_string()))?;
         let replays = ReplaySlots::new(config.replays, &metrics);
         let sources = Sources::start(nats.clone(), tag, &budget, replays, &metrics);
-        sources.apply(config);
+        // No routes are in force yet.
+        sources.apply(config, &Weak::new());
         // The load monitor starts before NATS and reads the sources once they are set here.
         followed.get_or_init(|| sources.clone());
 

@@ -9,7 +9,7 @@
 //! [`Pending::caught_up`] beside signals and commands. Event streams that are open keep the routes
 //! and sources with which they began.
 
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -78,7 +78,8 @@ impl App {
                 Step::Answered(Err(problems.to_string()))
             }
             Reload::Changed { loaded, restart } => {
-                self.live.sources.apply(&loaded.config);
+                let in_force = Arc::downgrade(&self.live.context.routes());
+                self.live.sources.apply(&loaded.config, &in_force);
                 Step::CatchUp(Pending {
                     loaded,
                     restart,

@@ -9,9 +9,10 @@
 //! no stream            CoreSource      <- subscriptions on demand, one source for the process
 //! ```
 //!
-//! If filters, identity or delivery of a stream change, a new source replaces the old one; event
-//! streams that read the old one keep it, and the sweep drops it when its last feed is gone. The
-//! only lock is `state`; the locks inside the sources may be acquired while it is held, none other.
+//! If filters, identity or delivery of a stream change, a new source replaces the old one. The
+//! routes in force name the old one until the new one is caught up, so it keeps serving: the sweep
+//! stops it when these routes are dropped and its last feed is gone. The only lock is `state`; the
+//! locks inside the sources may be acquired while it is held, none other.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -22,6 +23,7 @@ use crate::event::SourceTag;
 use crate::feed::buffer::ArchiveAccess;
 use crate::feed::replay::ReplaySlots;
 use crate::feed::{self, Budget, Limits, Source};
+use crate::http::Routes;
 use crate::http::config::{Delivery, SourceConfig};
 use crate::lifecycle::shutdown::{self, Token, Trigger};
 use crate::nats::{Nats, StreamConfig};
@@ -39,8 +41,8 @@ pub(super) struct Sources {
 
 struct State {
     followed: HashMap<String, Followed>,
-    /// Sources that a reload has replaced, while event streams still read them.
-    retired: Vec<Followed>,
+    /// Sources that a reload has replaced, while a request or an event stream may use them.
+    retired: Vec<Retired>,
     /// Stops the subscriptions to core subjects; `None` once they are stopped.
     core: Option<Trigger>,
 }
@@ -49,6 +51,14 @@ struct Followed {
     wanted: Wanted,
     source: Arc<dyn Source>,
     stop: Trigger,
+}
+
+/// Source that a reload has replaced.
+struct Retired {
+    followed: Followed,
+    /// Routes that name it. They live while they are in force, and while a request that found them
+    /// is not answered.
+    routes: Weak<Routes>,
 }
 
 /// Requirements of all routes on one stream.
@@ -60,7 +70,7 @@ struct Wanted {
     limits: Limits,
 }
 
-/// 1 s: interval of eviction by age, and of the check for retired sources without readers.
+/// 1 s: interval of eviction by age, and of the check for unused retired sources.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
 impl Sources {
@@ -93,13 +103,15 @@ impl Sources {
     }
 
     /// Follows the streams of a configuration. If filters or identity of a stream change, a new
-    /// source replaces the old one; event streams that read the old one keep it until they end.
-    pub(super) fn apply(&self, config: &Config) {
+    /// source replaces the old one, which keeps serving the routes `in_force` and the event streams
+    /// that read it.
+    pub(super) fn apply(&self, config: &Config, in_force: &Weak<Routes>) {
         let wanted = wanted(config);
         let mut state = self.lock();
         let State {
             followed, retired, ..
         } = &mut *state;
+        let mut replaced: Vec<Followed> = Vec::new();
         for (stream, wanted) in &wanted {
             if let Some(known) = followed
                 .get_mut(stream)
@@ -112,14 +124,18 @@ impl Sources {
                 continue;
             }
             let new = self.follow(stream, wanted.clone());
-            retired.extend(followed.insert(stream.clone(), new));
+            replaced.extend(followed.insert(stream.clone(), new));
         }
         let gone: Vec<String> = followed
             .keys()
             .filter(|stream| !wanted.contains_key(*stream))
             .cloned()
             .collect();
-        retired.extend(gone.iter().filter_map(|stream| followed.remove(stream)));
+        replaced.extend(gone.iter().filter_map(|stream| followed.remove(stream)));
+        retired.extend(replaced.into_iter().map(|followed| Retired {
+            followed,
+            routes: in_force.clone(),
+        }));
     }
 
     fn follow(&self, stream: &str, wanted: Wanted) -> Followed {
@@ -215,7 +231,7 @@ impl Sources {
             let followed = followed
                 .drain()
                 .map(|(_, followed)| followed)
-                .chain(retired.drain(..));
+                .chain(retired.drain(..).map(|retired| retired.followed));
             followed
                 .map(|followed| followed.stop)
                 .chain(core.take())
@@ -257,11 +273,12 @@ impl Sources {
         let State {
             followed, retired, ..
         } = &mut *state;
-        for followed in followed.values().chain(&*retired) {
+        let replaced = retired.iter().map(|retired| &retired.followed);
+        for followed in followed.values().chain(replaced) {
             followed.source.sweep(now);
         }
-        for done in retired.extract_if(.., |followed| followed.source.size().feeds == 0) {
-            tokio::spawn(done.stop.shut_down());
+        for unused in retired.extract_if(.., |retired| retired.is_unused()) {
+            tokio::spawn(unused.followed.stop.shut_down());
         }
     }
 
@@ -290,6 +307,14 @@ fn spawn_until(task: impl Future<Output = ()> + Send + 'static, mut ended: Token
             () = task => {}
         }
     });
+}
+
+impl Retired {
+    /// Returns whether no event stream reads the source and no request can open it.
+    fn is_unused(&self) -> bool {
+        // The routes first: once they are dropped, no feed can be added.
+        self.routes.strong_count() == 0 && self.followed.source.size().feeds == 0
+    }
 }
 
 impl Wanted {

@@ -90,6 +90,11 @@ impl Context {
         self.routes.store(Arc::new(routes));
     }
 
+    /// Returns the routes in force. A request holds them until it is answered.
+    pub fn routes(&self) -> Arc<Routes> {
+        self.routes.load_full()
+    }
+
     /// Starts to reject new event streams with `draining`.
     pub fn set_draining(&self) {
         self.draining.store(true, Ordering::Relaxed);
@@ -114,10 +119,6 @@ impl Context {
 
     pub(super) fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn routes(&self) -> Arc<Routes> {
-        self.routes.load_full()
     }
 }
 

@@ -1,4 +1,10 @@
-//! More subjects of a stream that is already followed: open event streams are not affected.
+//! Reloads that change the subjects of a followed stream: open event streams are not affected, and
+//! the old routes serve new clients until the new ones replace them.
+
+use std::time::Duration;
+
+use async_nats::jetstream::{Context, stream};
+use tokio::time::sleep;
 
 use super::{ask_reload, create_stream, publish};
 use testkit::h2::H2Client;
@@ -143,4 +149,75 @@ async fn a_reloaded_route_reports_its_missing_stream_and_follows_it_once_it_exis
             == 200
     })
     .await;
+}
+
+#[tokio::test]
+async fn old_routes_serve_new_clients_until_a_reload_is_applied() {
+    let nats = Nats::start().await;
+    let context = nats.jetstream().await;
+    create_stream(&context, "A", &["a.>"]).await;
+    let republishing = stream::Config {
+        name: "R".to_owned(),
+        subjects: vec!["r.>".to_owned()],
+        republish: Some(stream::Republish {
+            source: "r.>".to_owned(),
+            destination: "live.>".to_owned(),
+            headers_only: false,
+        }),
+        ..stream::Config::default()
+    };
+    context.create_stream(republishing).await.unwrap();
+    let text = |token: &str, more: &str| {
+        let routes = format!(
+            "routes:
+  - {{ path: /shared, sources: [{{ stream: A, subjects: [\"a.{token}\"] }}] }}
+  - {{ path: /republish, sources: [{{ stream: R, subjects: [\"r.{token}\"], delivery: republish }}] }}
+{more}"
+        );
+        config(&nats, &routes)
+    };
+    let sidestream = Sidestream::start(text("old", "")).await;
+    assert_new_clients_receive(&sidestream, &context, "old").await;
+
+    // The reload waits for the missing stream, longer than retired sources without clients live.
+    let missing = "  - { path: /missing, sources: [{ stream: B, subjects: [\"b.>\"] }] }";
+    sidestream.rewrite_config(&text("new", missing));
+    let mut checks = 0;
+    let checking = async {
+        while checks < u32::MAX {
+            assert_new_clients_receive(&sidestream, &context, "old").await;
+            checks += 1;
+            // No client for a while: only the old routes use the old sources.
+            sleep(Duration::from_millis(300)).await;
+        }
+    };
+    let answer = tokio::select! {
+        answer = ask_reload(&sidestream) => answer,
+        () = checking => unreachable!("the checks end with the reload"),
+    };
+    assert!(checks >= 3, "the reload waited: {checks}");
+    assert_eq!(answer["ok"], true, "{answer}");
+    assert_new_clients_receive(&sidestream, &context, "new").await;
+    let stream = context.get_stream("A").await.unwrap();
+    super::eventually(super::DEADLINE, "the old consumer is deleted", || async {
+        stream
+            .get_info()
+            .await
+            .is_ok_and(|info| info.state.consumer_count == 1)
+    })
+    .await;
+}
+
+/// Asserts that a new client of each delivery receives what is published now.
+async fn assert_new_clients_receive(sidestream: &Sidestream, context: &Context, token: &str) {
+    for (path, prefix) in [("/shared", "a"), ("/republish", "r")] {
+        let mut client = SseClient::get(sidestream.url(path)).connect().await;
+        assert_eq!(client.status(), 200, "{path} of the {token} routes");
+        client
+            .until_seen("its position", |parser| parser.positions() > 0)
+            .await;
+        let sent = context.publish(format!("{prefix}.{token}"), "event".into());
+        sent.await.unwrap().await.unwrap();
+        assert_eq!(client.next().await.data, "event");
+    }
 }
