@@ -13,8 +13,8 @@
 //! A fingerprint has seven characters of [`BASE32`]. Version 0.1 wrote 16 of its 32 bits as four hex
 //! digits; such ids are parsed and compared ([`Fingerprint::agrees_with`]).
 //!
-//! The exceptions are positions at which the pod has read no message. They have no fingerprint: the
-//! beginning of a window, a position after a gap, one after messages that no filter of the pod
+//! The exceptions are positions at which the pod knows no message. They have no fingerprint: the
+//! beginning of an empty stream, most gaps, positions after messages that no filter of the pod
 //! selects, and every position in core subjects, which have no messages but those of the process
 //! that the tag names.
 

@@ -246,14 +246,9 @@ fn view(
 // === impl RepublishWriter ===
 
 impl RepublishWriter {
-    /// Starts the feed after sequence `head`: the subscription is confirmed and delivers everything
-    /// after it. Waiting readers may start.
-    pub fn begin(&mut self, tag: SourceTag, head: u64) {
-        let head = Position {
-            tag,
-            seq: head,
-            fingerprint: None,
-        };
+    /// Starts the feed after `head`: the subscription is confirmed and delivers everything after
+    /// it. Waiting readers may start.
+    pub fn begin(&mut self, head: Position) {
         {
             let mut state = self.lease.feed().lock();
             state.window.begin(head);

@@ -261,6 +261,48 @@ async fn a_stream_restored_from_an_older_snapshot_is_a_gap_even_after_it_has_gro
 }
 
 #[tokio::test]
+async fn a_quiet_stream_that_was_restored_and_written_again_is_a_gap() {
+    let mut nats = Nats::start().await;
+    let jetstream = nats.jetstream().await;
+    create_stream(&jetstream, "A", &["a.>"]).await;
+    publish(&jetstream, "a.x", numbered(1..=3)).await;
+    nats.snapshot().await;
+    publish(&jetstream, "a.x", numbered(4..=6)).await;
+    let age = Duration::from_millis(1);
+    tokio::time::sleep(age * 10).await; // their age is the fact, and nothing else can bring it about
+    let proxy = Proxy::to_port(nats.port()).await;
+    let upstream = Upstream::connect(&format!("nats://{}", proxy.address())).await;
+    let window = Limits {
+        age,
+        ..Limits::default()
+    };
+    let log = upstream.tail_with(StreamConfig {
+        name: "A".into(),
+        filters: filter_set(&["a.>"]),
+        identity: None,
+        window,
+    });
+    let mut reader = Reader::of_log(&log, &["a.>"]).await;
+    assert_eq!(log.size().events, 0, "no message is in the window");
+    let position = reader.cursor.position();
+    assert_eq!(position.seq, 6);
+    assert_eq!(
+        position.fingerprint,
+        upstream.nats.message_fingerprint("A", 6).await.unwrap()
+    );
+    assert!(position.fingerprint.is_some());
+
+    proxy.forward_to(([127, 0, 0, 1], free_port()).into());
+    proxy.cut();
+    nats.restore().await;
+    let others = ["other 4", "other 5", "other 6", "other 7"].map(String::from);
+    publish(&jetstream, "a.x", others).await;
+    proxy.forward_to(([127, 0, 0, 1], nats.port()).into());
+    reader.until_seen(1).await;
+    assert_eq!(reader.seen[0], Seen::Gap(GapReason::Recreated, None));
+}
+
+#[tokio::test]
 async fn messages_with_invalid_headers_or_subjects_delay_no_others() {
     let nats = Nats::start().await;
     let jetstream = nats.jetstream().await;

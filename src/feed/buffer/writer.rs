@@ -188,6 +188,17 @@ impl StreamWriter {
         }
     }
 
+    /// Sets the fingerprint of the message at the head, if the head is at this position and has
+    /// none: readers begin there.
+    pub fn identify_head(&mut self, position: Position) {
+        let mut state = self.buffer.lock();
+        if let Some(head) = &mut state.head
+            && (head.tag, head.seq) == (position.tag, position.seq)
+        {
+            head.fingerprint = head.fingerprint.or(position.fingerprint);
+        }
+    }
+
     /// Reports to every reader that events are missing here.
     pub fn gap(&mut self, reason: GapReason, missed: Option<u64>) {
         let mut state = self.buffer.lock();

@@ -23,7 +23,7 @@ use time::format_description::well_known::Rfc3339;
 
 pub(crate) use super::error::JetStreamError;
 use super::error::SEQUENCE_MAX;
-use crate::event::{Fingerprint, Position};
+use crate::event::{Fingerprint, Position, SourceTag};
 use crate::nats::connection::NatsConnection;
 use crate::nats::republish::Republish;
 use crate::subject::{Filter, is_reserved};
@@ -431,6 +431,20 @@ struct StreamNumbers {
     last_ts: Option<String>,
 }
 
+impl StreamState {
+    /// Position after this sequence number, with the fingerprint of the message there if it is the
+    /// stream's last one.
+    pub(in crate::nats) fn position_after(&self, seq: u64, tag: SourceTag) -> Position {
+        // The server reports the first year if there was no message, and the time may be missing.
+        let is_last = self.first_seq <= seq && seq == self.last_seq && self.last_time > 0;
+        Position {
+            tag,
+            seq,
+            fingerprint: is_last.then(|| Fingerprint::of_publish_time(self.last_time)),
+        }
+    }
+}
+
 impl StreamInfo {
     fn state(self) -> Option<StreamState> {
         let time = |text: Option<String>| text.and_then(|text| nanos(&text)).unwrap_or(0);
@@ -513,6 +527,27 @@ mod tests {
         assert_eq!(state.created, 1_795_355_434_925_287_721);
         assert_eq!((state.first_seq, state.last_seq), (1, 0));
         assert_eq!(state.retention, Retention::Limits);
+    }
+
+    #[test]
+    fn position_after_the_last_message_has_its_fingerprint() {
+        let position = |first_seq: u64, seq: u64, time: &str| {
+            let text = format!(
+                r#"{{"config":{{"name":"A","retention":"limits"}},"created":"2026-11-22T13:50:34Z",
+                "state":{{"first_seq":{first_seq},"last_seq":7,"last_ts":"{time}"}}}}"#
+            );
+            let info: StreamInfo = serde_json::from_str(&text).unwrap();
+            let tag = SourceTag::of_identity("a");
+            info.state().unwrap().position_after(seq, tag).fingerprint
+        };
+        let time = "2026-11-22T13:50:34.925287721Z";
+        let known = Fingerprint::of_publish_time(1_795_355_434_925_287_721);
+        assert_eq!(position(1, 7, time), Some(known));
+        assert_eq!(position(7, 7, time), Some(known));
+        assert_eq!(position(1, 6, time), None);
+        assert_eq!(position(8, 7, time), None, "the stream is empty");
+        assert_eq!(position(1, 7, "0001-01-01T00:00:00Z"), None);
+        assert_eq!(position(1, 7, "no time"), None);
     }
 
     #[test]

@@ -200,8 +200,8 @@ impl StreamTailer {
             Start::Continue { first } => self.create(sequence(first)).await?,
             Start::Window { first, since } => {
                 let consumer = self.create_recent(first, since).await?;
-                followed.last = None;
                 self.writer.begin(tag, consumer.head);
+                self.identify_head(&mut followed, &state, consumer.head);
                 consumer
             }
             Start::Expired { first, missed } => {
@@ -221,6 +221,7 @@ impl StreamTailer {
                         missed: None,
                     },
                 );
+                self.identify_head(&mut followed, &state, head);
                 self.create(sequence(head + 1)).await?
             }
         };
@@ -252,6 +253,14 @@ impl StreamTailer {
         self.check.set(Status::Failing(NOT_CAUGHT_UP.to_owned()));
         self.writer.start_epoch(followed.tag, head, gap);
         self.followed = Some(*followed);
+    }
+
+    /// Notes the message at the head that begins here, if it is the stream's last one: without any
+    /// further message it reveals that the stream was restored.
+    fn identify_head(&mut self, followed: &mut FollowedStream, state: &StreamState, head: u64) {
+        let position = state.position_after(head, followed.tag);
+        followed.last = Some(position).filter(|position| position.fingerprint.is_some());
+        self.writer.identify_head(position);
     }
 
     /// Returns true if JetStream still holds the last message that was received. Otherwise the

@@ -62,7 +62,7 @@ pub(super) struct RepublishTailer {
     /// Creation time of the stream at the last check.
     created: i128,
     tag: SourceTag,
-    /// Position of the last delivered event.
+    /// Position of the last delivered event, or the one at which the feed began.
     last: Option<Position>,
     /// Sequence and publish time of the newest received message.
     newest: Option<(u64, i128)>,
@@ -112,17 +112,16 @@ impl RepublishTailer {
             republish,
             subjects,
             created,
-            tag,
             head,
             seen,
         } = subscribed;
-        writer.begin(tag, head);
+        writer.begin(head);
         context.feeds_open.fetch_add(1, Ordering::Relaxed);
         let compare_at = Instant::now() + context.compare_delay();
         let mut tailer = Self {
-            tracker: SequenceTracker::new(head),
+            tracker: SequenceTracker::new(head.seq),
             pending: VecDeque::new(),
-            last: None,
+            last: Some(head),
             newest: None,
             needs_resync: false,
             unread_through: 0,
@@ -134,7 +133,7 @@ impl RepublishTailer {
             republish,
             subjects,
             created,
-            tag,
+            tag: head.tag,
             seen,
             compare_at,
         };

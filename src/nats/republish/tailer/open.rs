@@ -3,7 +3,7 @@
 //! Order: subscribe, flush (the server has processed the subscription), then read the stream's
 //! state. Every message stored after that state is delivered by the subscription.
 
-use crate::event::SourceTag;
+use crate::event::Position;
 use crate::nats::connection::ConnectionState;
 use crate::nats::jetstream::api::JetStreamError;
 use crate::nats::jetstream::consumer;
@@ -18,9 +18,8 @@ pub(super) struct Subscribed {
     pub(super) republish: Republish,
     pub(super) subjects: Vec<String>,
     pub(super) created: i128,
-    pub(super) tag: SourceTag,
-    /// Every message after this sequence is delivered by the subscription.
-    pub(super) head: u64,
+    /// Every message after this position is delivered by the subscription.
+    pub(super) head: Position,
     pub(super) seen: ConnectionState,
 }
 
@@ -63,14 +62,12 @@ async fn attempt(
         return Ok(None);
     };
     let tag = context.claim(&state)?;
-    let (created, head) = (state.created, state.last_seq);
     Ok(Some(Subscribed {
         receiver,
         republish,
         subjects,
-        created,
-        tag,
-        head,
+        created: state.created,
+        head: state.position_after(state.last_seq, tag),
         seen,
     }))
 }
