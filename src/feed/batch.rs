@@ -11,6 +11,7 @@ use crate::encoding::{Encoding, Envelope, Enveloped, RunBuilder};
 use crate::event::{Position, Tier};
 
 use super::Gap;
+use super::options::FeedEvent;
 
 /// Items of one read.
 #[derive(Debug, Default)]
@@ -77,15 +78,6 @@ pub(super) const COPIED_EVENT_MAX: usize = 1024;
 /// 32 KiB: the size of one write of an event stream, and of a core's L1 data cache.
 pub(super) const COPIED_MAX: usize = 32 * 1024;
 
-/// Properties of an event that its reader needs beside the encoding.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct EventInfo {
-    pub(super) position: Position,
-    pub(super) tier: Tier,
-    /// Time of receipt from NATS.
-    pub(super) received: Instant,
-}
-
 impl Batch {
     /// Appends an item that is not a copied event.
     pub(super) fn push(&mut self, item: Item) {
@@ -95,12 +87,8 @@ impl Batch {
 
     /// Appends an event. The last one available is shared, not copied: all clients wait for it, and
     /// all sockets send the same memory.
-    pub(super) fn push_event(&mut self, encoding: &Encoding, info: EventInfo, is_last: bool) {
-        let EventInfo {
-            position,
-            tier,
-            received,
-        } = info;
+    pub(super) fn push_event(&mut self, event: &FeedEvent, encoding: &Encoding, is_last: bool) {
+        let (position, received) = (event.position(), event.received());
         let is_copied = self.copy_small
             && encoding.len() <= COPIED_EVENT_MAX
             && !(is_last && self.copied_events.is_none());
@@ -108,7 +96,7 @@ impl Batch {
             self.push(Item::Event {
                 encoding: encoding.clone(),
                 position,
-                tier,
+                tier: event.tier,
                 received,
             });
             return;

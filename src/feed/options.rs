@@ -3,9 +3,10 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::encoding::{Encoding, Framing};
-use crate::event::{Event, EventName, Tier};
+use crate::event::{Event, EventName, Position, Tier};
 use crate::subject::template::SubjectTokens;
 use crate::subject::{Filter, TextTemplate};
 
@@ -25,13 +26,45 @@ pub struct FeedOptions {
     pub window: Limits,
 }
 
-/// Event to be appended to a window.
-#[derive(Debug)]
-pub(super) struct Appended {
+/// Event as the feeds of a route show it.
+#[derive(Clone, Debug)]
+pub(super) struct FeedEvent {
     pub(super) encoded: Arc<EncodedEvent>,
     /// Encoding under the name that the route gives the event, if it does.
     pub(super) named: Option<Arc<Encoding>>,
     pub(super) tier: Tier,
+}
+
+impl FeedEvent {
+    /// Encoding on this route, in the framing of its feed. It may be made now.
+    pub(super) fn encoding(&self, framing: Framing) -> &Encoding {
+        self.named
+            .as_deref()
+            .unwrap_or_else(|| self.encoded.encoding(framing))
+    }
+
+    /// Encoding on this route, if it was made.
+    pub(super) fn known_encoding(&self, framing: Framing) -> Option<&Encoding> {
+        self.named
+            .as_deref()
+            .or_else(|| self.encoded.known_encoding(framing))
+    }
+
+    /// Bytes of the event that count in limits and lag: those of the stored encoding, because
+    /// another one may not be made yet.
+    pub(super) fn counted_bytes(&self) -> u64 {
+        let stored = self.encoded.stored();
+        self.named.as_deref().unwrap_or(stored).len() as u64
+    }
+
+    pub(super) fn position(&self) -> Position {
+        self.encoded.event.position
+    }
+
+    /// Time of receipt from NATS.
+    pub(super) fn received(&self) -> Instant {
+        self.encoded.event.received
+    }
 }
 
 /// Encodings of one batch that feeds need beside the stored ones.
@@ -50,7 +83,7 @@ impl BatchEncodings {
         encoded: &Arc<EncodedEvent>,
         options: &Arc<FeedOptions>,
         nth: usize,
-    ) -> Appended {
+    ) -> FeedEvent {
         let named = options.renames(&encoded.event).then(|| {
             let key = (Arc::as_ptr(options), nth);
             self.named
@@ -61,7 +94,7 @@ impl BatchEncodings {
         if named.is_none() && options.framing != Framing::STORED {
             self.further.push((nth, options.framing));
         }
-        Appended {
+        FeedEvent {
             encoded: encoded.clone(),
             named,
             tier: options.tier(&encoded.event),
@@ -117,12 +150,12 @@ impl FeedOptions {
     }
 
     /// Returns the event as this route shows it.
-    pub(super) fn show(&self, encoded: Arc<EncodedEvent>) -> Appended {
+    pub(super) fn show(&self, encoded: Arc<EncodedEvent>) -> FeedEvent {
         let named = self
             .renames(&encoded.event)
             .then(|| Arc::new(self.encode_named(&encoded)));
         let tier = self.tier(&encoded.event);
-        Appended {
+        FeedEvent {
             encoded,
             named,
             tier,

@@ -68,16 +68,16 @@ impl EncodedRun {
         let (events, mut bytes, mut received, mut has_telemetry) =
             (end.index.checked_sub(index)?, 0, None, false);
         for index in index..end.index {
-            let Some(entry @ Entry::Event { encoded, tier, .. }) = window.get(index) else {
+            let Some(Entry::Event(event)) = window.get(index) else {
                 return None;
             };
-            bytes += entry.encoding(framing)?.len();
+            bytes += event.encoding(framing).len();
             if events > 1 && bytes > COPIED_MAX {
                 return None;
             }
-            has_telemetry |= *tier == Tier::Telemetry;
-            let oldest = received.get_or_insert(encoded.event.received);
-            *oldest = (*oldest).min(encoded.event.received);
+            has_telemetry |= event.tier == Tier::Telemetry;
+            let oldest = received.get_or_insert(event.received());
+            *oldest = (*oldest).min(event.received());
         }
         let encoding = |index| window.get(index)?.encoding(framing);
         let run = if events == 1 {

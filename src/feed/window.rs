@@ -27,7 +27,7 @@ use crate::event::{Fingerprint, Position, SourceTag, Tier};
 
 use super::budget::Budget;
 use super::encoded::EncodedEvent;
-use super::options::{Appended, FeedOptions};
+use super::options::{FeedEvent, FeedOptions};
 use super::prefetch;
 use super::{Gap, GapReason, Limits};
 
@@ -35,12 +35,7 @@ use super::{Gap, GapReason, Limits};
 #[derive(Clone, Debug)]
 pub(super) enum Entry {
     /// Event as the feed's route shows it.
-    Event {
-        encoded: Arc<EncodedEvent>,
-        /// Encoding under the name that the route gives the event, if it does.
-        named: Option<Arc<Encoding>>,
-        tier: Tier,
-    },
+    Event(FeedEvent),
     /// Events are missing between the neighbours; every reader that passes receives the gap. Boxed,
     /// because gaps are few and larger than events.
     Gap(Box<GapEntry>),
@@ -70,7 +65,7 @@ pub(super) enum GapSide {
 impl Entry {
     pub(super) fn position(&self) -> Position {
         match self {
-            Self::Event { encoded, .. } => encoded.event.position,
+            Self::Event(event) => event.position(),
             Self::Gap(gap_entry) => gap_entry.position,
         }
     }
@@ -78,7 +73,7 @@ impl Entry {
     /// True if a reader with everything up to this sequence number does not need the entry.
     pub(super) fn is_at_or_before(&self, seq: u64) -> bool {
         match self {
-            Self::Event { encoded, .. } => encoded.event.position.seq <= seq,
+            Self::Event(event) => event.position().seq <= seq,
             Self::Gap(gap_entry) => gap_entry.is_at_or_before(seq),
         }
     }
@@ -86,11 +81,7 @@ impl Entry {
     /// Encoding as the feed's route shows it, in the framing of the feed. It may be made now.
     pub(super) fn encoding(&self, framing: Framing) -> Option<&Encoding> {
         match self {
-            Self::Event { encoded, named, .. } => Some(
-                named
-                    .as_deref()
-                    .unwrap_or_else(|| encoded.encoding(framing)),
-            ),
+            Self::Event(event) => Some(event.encoding(framing)),
             Self::Gap(_) => None,
         }
     }
@@ -98,32 +89,24 @@ impl Entry {
     /// Encoding as the feed's route shows it, if it was made.
     fn known_encoding(&self, framing: Framing) -> Option<&Encoding> {
         match self {
-            Self::Event { encoded, named, .. } => {
-                named.as_deref().or_else(|| encoded.known_encoding(framing))
-            }
+            Self::Event(event) => event.known_encoding(framing),
             Self::Gap(_) => None,
         }
     }
 
     fn encoded(&self) -> Option<&Arc<EncodedEvent>> {
         match self {
-            Self::Event { encoded, .. } => Some(encoded),
+            Self::Event(event) => Some(&event.encoded),
             Self::Gap(_) => None,
         }
     }
 
     pub(super) fn received(&self) -> Instant {
         match self {
-            Self::Event { encoded, .. } => encoded.event.received,
+            Self::Event(event) => event.received(),
             Self::Gap(gap_entry) => gap_entry.since,
         }
     }
-}
-
-/// Bytes of an event that count in limits and lag: those of the stored encoding, because another
-/// one may not be made yet.
-pub(super) fn counted_bytes(encoded: &EncodedEvent, named: Option<&Encoding>) -> u64 {
-    named.unwrap_or_else(|| encoded.stored()).len() as u64
 }
 
 impl GapEntry {
@@ -260,30 +243,18 @@ impl Window {
     }
 
     /// Appends events and evicts older ones, once per [`prefetch::AHEAD`] events.
-    pub(super) fn append(&mut self, events: impl IntoIterator<Item = Appended>) {
+    pub(super) fn append(&mut self, events: impl IntoIterator<Item = FeedEvent>) {
         let mut newest = None;
-        for (
-            nth,
-            Appended {
-                encoded,
-                named,
-                tier,
-            },
-        ) in events.into_iter().enumerate()
-        {
+        for (nth, event) in events.into_iter().enumerate() {
             if nth % prefetch::AHEAD == 0 {
                 newest.into_iter().for_each(|now| self.evict(now));
             }
-            newest = newest.max(Some(encoded.event.received));
-            let bytes = counted_bytes(&encoded, named.as_deref());
-            if tier == Tier::Critical {
+            newest = newest.max(Some(event.received()));
+            let bytes = event.counted_bytes();
+            if event.tier == Tier::Critical {
                 self.critical = Some(self.end());
             }
-            self.push(Entry::Event {
-                encoded,
-                named,
-                tier,
-            });
+            self.push(Entry::Event(event));
             self.end.events += 1;
             self.end.bytes += bytes;
         }
@@ -485,7 +456,7 @@ impl Window {
     pub(super) fn newest(&self, from: u64) -> Vec<u64> {
         let mut subjects = HashSet::new();
         let mut is_newest = |entry: &Entry| match entry {
-            Entry::Event { encoded, .. } => subjects.insert(encoded.event.subject.clone()),
+            Entry::Event(event) => subjects.insert(event.encoded.event.subject.clone()),
             Entry::Gap(_) => false,
         };
         let indexes = (from.max(self.base)..self.end()).rev();
@@ -537,7 +508,7 @@ impl Window {
         let found = (offset.index..self.end()).map_while(|index| self.get(index));
         let event = found
             .into_iter()
-            .find(|entry| matches!(entry, Entry::Event { .. }))?;
+            .find(|entry| matches!(entry, Entry::Event(_)))?;
         Some(event.position())
             .filter(|position| position.seq == seq)?
             .fingerprint

@@ -13,13 +13,13 @@
 //! returns with its position receives what is available then.
 
 use crate::event::{Position, Tier};
-use crate::feed::batch::EventInfo;
+use crate::feed::options::FeedEvent;
 use crate::feed::prefetch::Ahead;
 use crate::feed::read_policy::ReadPolicy;
 use crate::feed::shed::{GapRun, Shedder};
 use crate::feed::subscribers::Subscriber;
 use crate::feed::throttle::ThrottleDecision;
-use crate::feed::window::{Entry, Epoch, GapEntry, GapSide, Offset, Window, counted_bytes};
+use crate::feed::window::{Entry, Epoch, GapEntry, GapSide, Offset, Window};
 use crate::feed::{Batch, Gap, GapReason, Item};
 
 /// Loss between the record and the oldest entry of the window.
@@ -166,8 +166,8 @@ impl Subscriber {
             }
             match entry {
                 Entry::Gap(gap_entry) => self.take_gap(gap_entry, &mut pass),
-                Entry::Event { .. } => {
-                    if !self.take_event(window, entry, &mut pass) {
+                Entry::Event(event) => {
+                    if !self.take_event(window, event, &mut pass) {
                         break;
                     }
                 }
@@ -181,22 +181,20 @@ impl Subscriber {
     }
 
     /// Takes one event. False if the throttle defers it.
-    fn take_event(&mut self, window: &Window, entry: &Entry, pass: &mut Pass<'_, '_, '_>) -> bool {
-        let Entry::Event {
-            encoded,
-            named,
-            tier,
-        } = entry
-        else {
-            return true;
-        };
-        let (index, is_known) = (self.offset.index, self.is_known(entry));
-        let Some(skip_reason) = pass.decide(*tier, index, is_known, window) else {
+    fn take_event(
+        &mut self,
+        window: &Window,
+        event: &FeedEvent,
+        pass: &mut Pass<'_, '_, '_>,
+    ) -> bool {
+        let (index, position) = (self.offset.index, event.position());
+        let is_known = position.tag == self.skip_through.0 && position.seq <= self.skip_through.1;
+        let Some(skip_reason) = pass.decide(event.tier, index, is_known, window) else {
             return false;
         };
         self.offset.index += 1;
         self.offset.before.events += 1;
-        self.offset.before.bytes += counted_bytes(encoded, named.as_deref());
+        self.offset.before.bytes += event.counted_bytes();
         if let Some(shedder) = &mut pass.policy.shedder {
             shedder.consumed(1);
         }
@@ -208,18 +206,11 @@ impl Subscriber {
         if is_known {
             return true;
         }
-        let encoding = named
-            .as_deref()
-            .unwrap_or_else(|| encoded.encoding(window.framing()));
+        let encoding = event.encoding(window.framing());
         pass.bytes += encoding.len();
-        self.position = encoded.event.position;
-        let info = EventInfo {
-            position: self.position,
-            tier: *tier,
-            received: encoded.event.received,
-        };
+        self.position = position;
         let is_last = self.offset.index == window.end();
-        pass.batch.push_event(encoding, info, is_last);
+        pass.batch.push_event(event, encoding, is_last);
         true
     }
 
@@ -250,11 +241,6 @@ impl Subscriber {
         pass.run = GapRun::default();
         pass.batch.push(Item::Gap { gap, position });
         self.position = position;
-    }
-
-    /// Returns true if the client already has this event.
-    fn is_known(&self, entry: &Entry) -> bool {
-        entry.position().tag == self.skip_through.0 && entry.is_at_or_before(self.skip_through.1)
     }
 
     pub(super) fn gap(&self, gap: Gap) -> Item {
