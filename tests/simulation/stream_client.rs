@@ -44,6 +44,8 @@ pub(crate) struct StreamClient {
     has_ended: bool,
     /// Its socket has refused bytes: it may count as slow.
     has_stalled: bool,
+    /// The load level may have skipped events.
+    pub(crate) may_skip: bool,
 }
 
 /// Returns the address of a client, which is also its name.
@@ -115,6 +117,7 @@ impl StreamClient {
             closed: None,
             has_ended: false,
             has_stalled: false,
+            may_skip: false,
         }
     }
 
@@ -124,6 +127,17 @@ impl StreamClient {
         if self.requested.is_none() || reason == CloseReason::Cut {
             self.requested = Some((reason, pod.history.len()));
         }
+    }
+
+    /// Makes room in its socket: a task that has bytes for it is woken.
+    pub(crate) fn make_room(&self, room: usize) {
+        let peer = &self.connection.peer;
+        let has_bytes = peer.has_refused() && !peer.has_left() && !self.connection.is_over();
+        peer.set_room(room);
+        assert!(
+            room == 0 || !has_bytes || self.connection.is_woken(),
+            "{self}: its socket has room"
+        );
     }
 
     /// Takes everything that has arrived.
@@ -165,8 +179,8 @@ impl StreamClient {
                 Case::of_gap(gap.reason)
                     .into_iter()
                     .for_each(coverage::reach);
-                let has_stalled = self.has_stalled;
-                self.model.take_gap(pod, gap, position(&id), has_stalled);
+                let may_skip = self.has_stalled || self.may_skip;
+                self.model.take_gap(pod, gap, position(&id), may_skip);
             }
             Item::Position { id } => self.model.take_position(pod, position(&id)),
             Item::Close { reason, id } => self.take_close(pod, reason, position(&id)),

@@ -17,8 +17,8 @@ use sidestream::http::config::{
 };
 use sidestream::http::{self, Context, Drain, Routes};
 use sidestream::lifecycle::shutdown::{self, Trigger};
-use sidestream::limit::ConnectionLimiter;
 use sidestream::limit::load_level::SharedLevel;
+use sidestream::limit::{ConnectionLimiter, LoadLevel};
 use sidestream::presence::{CloseReason, StreamHandle, StreamTable};
 use sidestream::subject::{FilterSet, SubjectTemplate};
 use sidestream::telemetry::Metrics;
@@ -216,7 +216,8 @@ impl World {
                 let at = self.rng.usize(..self.pods.len());
                 self.pods[at].follow(&mut self.rng, now());
             }
-            47..65 => self.run_tasks(),
+            47..64 => self.run_tasks(),
+            64 => self.change_load_level(),
             65..75 => self.change_room(),
             75..83 => self.open().await,
             83..86 => self.leave(),
@@ -260,6 +261,20 @@ impl World {
         (!self.clients.is_empty()).then(|| self.rng.usize(..self.clients.len()))
     }
 
+    /// Changes the load level of a pod, from which on events of its clients may be skipped.
+    fn change_load_level(&mut self) {
+        let at = self.rng.usize(..self.pods.len());
+        let level = match self.rng.u8(..4) {
+            0 => LoadLevel::ALL[self.rng.usize(1..LoadLevel::ALL.len())],
+            _ => LoadLevel::None,
+        };
+        let shared = &self.servers[at].context.load_level;
+        shared.set(level);
+        for client in self.clients.iter_mut().filter(|one| one.model.pod == at) {
+            client.may_skip |= level != LoadLevel::None;
+        }
+    }
+
     /// A client reads, reads little, or stops reading.
     fn change_room(&mut self) {
         let Some(at) = self.any_client() else { return };
@@ -268,10 +283,9 @@ impl World {
             2..5 => self.rng.usize(1..300),
             _ => usize::MAX,
         };
-        let peer = &self.clients[at].connection.peer;
-        peer.set_room(room);
+        self.clients[at].make_room(room);
         if self.rng.u8(..8) == 0 {
-            peer.send(b"stray");
+            self.clients[at].connection.peer.send(b"stray");
         }
     }
 
@@ -384,7 +398,8 @@ impl World {
         if self.rng.u8(..4) == 0 {
             connection.peer.set_room(self.rng.usize(..300));
         }
-        let client = StreamClient::new(model, connection, handle, number, outcome);
+        let mut client = StreamClient::new(model, connection, handle, number, outcome);
+        client.may_skip = server.context.load_level.level() != LoadLevel::None;
         self.clients.push(client);
     }
 
@@ -395,6 +410,10 @@ impl World {
             "nats_not_connected" => assert!(pod.generation.is_none() || self.has_archive),
             "too_many_feeds" => assert!(pod.budget.feeds() >= 2),
             "too_many_replays" => assert!(self.has_archive),
+            "overloaded" => {
+                let level = self.servers[at].context.load_level.level();
+                assert_eq!(level, LoadLevel::Reject);
+            }
             code => panic!("rejected with {code}"),
         }
         connection.peer.close();
@@ -467,9 +486,13 @@ impl World {
             pod.follow_to_end(&mut self.rng);
         }
         for client in &mut self.clients {
-            client.connection.peer.set_room(usize::MAX);
+            client.make_room(usize::MAX);
         }
         self.settle().await;
+        for client in &self.clients {
+            let peer = &client.connection.peer;
+            assert!(!peer.has_refused(), "{client}: bytes were not written");
+        }
         for pod in &mut self.pods {
             pod.writer.reject();
         }
