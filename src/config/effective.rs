@@ -152,6 +152,7 @@ fn route(route: &RouteConfig) -> Value {
         "sources": route.sources.iter().map(source).collect::<Vec<_>>(),
         "client": route.client.as_ref().map(ToString::to_string),
         "event": route.event.as_ref().map(ToString::to_string),
+        "framings": route.framings.iter().map(|framing| framing.as_str()).collect::<Vec<_>>(),
         "heartbeat": format_duration(route.heartbeat),
         "retry": format_duration(route.retry),
         "max_age": format_duration(route.max_age),

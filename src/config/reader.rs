@@ -165,7 +165,7 @@ impl<'w> ValueReader<'w> {
     }
 
     /// Returns the last part of its path for messages.
-    fn name(&self) -> String {
+    pub(super) fn name(&self) -> String {
         let key = self.path.rsplit('.').next().unwrap_or_default();
         match key.split_once('[') {
             _ if key.is_empty() => "the file".into(),

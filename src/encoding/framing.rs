@@ -1,10 +1,13 @@
 //! Closed list of framings, each with its encoder.
 
+use serde::Serialize;
+
 use super::encoder::Encoder;
 use super::{ndjson, sse};
 
 /// Form of events and control messages in the response body.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Framing {
     /// Server-Sent Events.
     #[default]
@@ -22,17 +25,11 @@ impl Framing {
 
     /// Value in configuration, logs and metric labels.
     #[must_use]
-    pub fn as_str(self) -> &'static str {
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::Sse => "sse",
             Self::Ndjson => "ndjson",
         }
-    }
-
-    /// Parses the value.
-    #[must_use]
-    pub fn parse(word: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|one| one.as_str() == word)
     }
 
     /// Media type of the response body.

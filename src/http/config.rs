@@ -7,6 +7,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use crate::encoding::Framing;
 use crate::event::Tier;
 use crate::feed::{Limits, Slow};
 use crate::limit::PerClient;
@@ -83,7 +84,9 @@ pub struct RouteConfig {
     pub client: Option<TextTemplate>,
     /// Name of events without a name of their own.
     pub event: Option<TextTemplate>,
-    /// Silence after which a comment keeps the connection alive.
+    /// Framings that clients can ask for, the preferred one first. Never empty.
+    pub framings: Vec<Framing>,
+    /// Silence after which a heartbeat keeps the connection alive.
     pub heartbeat: Duration,
     /// Reconnection time of clients (`retry:`).
     pub retry: Duration,
@@ -116,6 +119,7 @@ impl RouteConfig {
             sources,
             client: None,
             event: None,
+            framings: Framing::ALL.to_vec(),
             // 15 s: half of the 30 s idle timeout common in load balancers.
             heartbeat: Duration::from_secs(15),
             retry: Duration::from_secs(3),

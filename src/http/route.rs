@@ -34,13 +34,20 @@ pub struct Routes {
 pub(in crate::http) struct Route {
     pub(in crate::http) config: RouteConfig,
     pub(in crate::http) label: Arc<str>,
-    pub(in crate::http) options: Arc<FeedOptions>,
-    /// Hash of the options; a reload that does not change them does not change it.
-    options_hash: u64,
+    /// By framing, whether the route offers it or not.
+    options: [RouteOptions; Framing::ALL.len()],
     pub(in crate::http) sources: Vec<RouteSource>,
     pub(in crate::http) metrics: RouteMetrics,
     /// Request headers that a CORS preflight allows.
     pub(in crate::http) cors_headers: HeaderValue,
+}
+
+/// Options of the route's feeds in one framing.
+#[derive(Debug)]
+struct RouteOptions {
+    options: Arc<FeedOptions>,
+    /// Hash of the options; a reload that does not change them does not change it.
+    hash: u64,
 }
 
 /// One source of a route and the subjects that a request may read of it.
@@ -57,9 +64,9 @@ pub(in crate::http) struct RouteMetrics {
     pub(in crate::http) events: GenericCounter<AtomicU64>,
     pub(in crate::http) bytes: GenericCounter<AtomicU64>,
     pub(in crate::http) delivery: Histogram,
-    /// By protocol, as `opened`.
-    streams: [IntGauge; 3],
-    opened: [IntCounter; 3],
+    /// By protocol and framing, as `opened`.
+    streams: [[IntGauge; Framing::ALL.len()]; 3],
+    opened: [[IntCounter; Framing::ALL.len()]; 3],
     route: Arc<str>,
     /// With the labels of all routes: an end looks up its series.
     closed: IntCounterVec,
@@ -112,19 +119,22 @@ impl Route {
             allow: source.allow.clone(),
         });
         let sources = sources.collect();
-        let (event, priority) = (config.event.clone(), config.priority.clone());
-        let options = FeedOptions {
-            framing: Framing::Sse,
-            event,
-            priority,
-            window: config.window,
-        };
+        let options = Framing::ALL.map(|framing| {
+            let options = FeedOptions {
+                framing,
+                event: config.event.clone(),
+                priority: config.priority.clone(),
+                window: config.window,
+            };
+            RouteOptions {
+                hash: KEY.hash_one(&options),
+                options: options.into(),
+            }
+        });
         let metrics = RouteMetrics::new(&label, metrics);
         let cors_headers = cors::request_headers(config.variables());
-        let options_hash = KEY.hash_one(&options);
         Self {
-            options: options.into(),
-            options_hash,
+            options,
             sources,
             metrics,
             label,
@@ -141,14 +151,27 @@ impl Route {
             .any(|source| source.source.are_positions_shared())
     }
 
+    /// Returns the options of the route's feeds in a framing.
+    pub(in crate::http) fn options(&self, framing: Framing) -> &Arc<FeedOptions> {
+        &self.options[framing as usize].options
+    }
+
     /// Returns a hash of each feed that an event stream with these filters reads. `filters` has one
     /// set per source.
-    pub(in crate::http) fn feed_hashes(&self, filters: &[FilterSet]) -> impl Iterator<Item = u64> {
-        self.sources.iter().zip(filters).map(|(source, filters)| {
-            // The address is unique among the live sources.
-            let source = Arc::as_ptr(&source.source).addr();
-            KEY.hash_one((source, self.options_hash, filters))
-        })
+    pub(in crate::http) fn feed_hashes(
+        &self,
+        framing: Framing,
+        filters: &[FilterSet],
+    ) -> impl Iterator<Item = u64> {
+        let options_hash = self.options[framing as usize].hash;
+        self.sources
+            .iter()
+            .zip(filters)
+            .map(move |(source, filters)| {
+                // The address is unique among the live sources.
+                let source = Arc::as_ptr(&source.source).addr();
+                KEY.hash_one((source, options_hash, filters))
+            })
     }
 }
 
@@ -168,14 +191,16 @@ impl RouteMetrics {
             bytes: metrics.bytes_sent_total.with_label_values(&[route]),
             delivery: metrics.delivery_seconds.with_label_values(&[route]),
             streams: protocols.map(|protocol| {
-                metrics
-                    .streams
-                    .with_label_values(&[route, protocol.as_str()])
+                Framing::ALL.map(|framing| {
+                    let labels = [route, protocol.as_str(), framing.as_str()];
+                    metrics.streams.with_label_values(&labels)
+                })
             }),
             opened: protocols.map(|protocol| {
-                metrics
-                    .streams_opened_total
-                    .with_label_values(&[route, protocol.as_str()])
+                Framing::ALL.map(|framing| {
+                    let labels = [route, protocol.as_str(), framing.as_str()];
+                    metrics.streams_opened_total.with_label_values(&labels)
+                })
             }),
             route: label.clone(),
             closed: closed.clone(),
@@ -197,13 +222,13 @@ impl RouteMetrics {
         }
     }
 
-    pub(in crate::http) fn opened(&self, protocol: Protocol) {
-        self.streams[protocol as usize].inc();
-        self.opened[protocol as usize].inc();
+    pub(in crate::http) fn opened(&self, protocol: Protocol, framing: Framing) {
+        self.streams[protocol as usize][framing as usize].inc();
+        self.opened[protocol as usize][framing as usize].inc();
     }
 
-    pub(in crate::http) fn closed(&self, protocol: Protocol, close: CloseReason) {
-        self.streams[protocol as usize].dec();
+    pub(in crate::http) fn closed(&self, protocol: Protocol, framing: Framing, close: CloseReason) {
+        self.streams[protocol as usize][framing as usize].dec();
         self.closed
             .with_label_values(&[&*self.route, close.label()])
             .inc();

@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::CloseReason;
+use crate::encoding::Framing;
 
 /// An open event stream.
 ///
@@ -50,6 +51,8 @@ pub struct StreamInfo {
     pub subjects: Vec<String>,
     /// HTTP version of its connection.
     pub protocol: Protocol,
+    /// Form of the response body.
+    pub framing: Framing,
     /// The connection is encrypted.
     pub tls: bool,
     /// Remote address of the connection; behind a proxy, that of the proxy.

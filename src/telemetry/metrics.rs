@@ -32,9 +32,9 @@ pub struct Metrics {
     pub connections_total: IntCounterVec,
     /// `sidestream_connections_memory_bytes`
     pub connections_memory_bytes: IntGauge,
-    /// `sidestream_streams{route,protocol}`
+    /// `sidestream_streams{route,protocol,framing}`
     pub streams: IntGaugeVec,
-    /// `sidestream_streams_opened_total{route,protocol}`
+    /// `sidestream_streams_opened_total{route,protocol,framing}`
     pub streams_opened_total: IntCounterVec,
     /// `sidestream_streams_closed_total{route,reason}`
     pub streams_closed_total: IntCounterVec,
@@ -169,8 +169,8 @@ impl Metrics {
             connections: r.gauges("connections", "Open client connections.", &["protocol", "tls"])?,
             connections_total: r.counters("connections_total", "Accepted client connections.", &["protocol", "tls"])?,
             connections_memory_bytes: r.gauge("connections_memory_bytes", "Estimated memory of client connections. Events in transit are not included: they are shared with the windows, or copies for one write.")?,
-            streams: r.gauges("streams", "Open event streams.", &["route", "protocol"])?,
-            streams_opened_total: r.counters("streams_opened_total", "Opened event streams.", &["route", "protocol"])?,
+            streams: r.gauges("streams", "Open event streams.", &["route", "protocol", "framing"])?,
+            streams_opened_total: r.counters("streams_opened_total", "Opened event streams.", &["route", "protocol", "framing"])?,
             streams_closed_total: r.counters("streams_closed_total", "Closed event streams, by reason.", &["route", "reason"])?,
             refusals_total: r.counters("refusals_total", "Requests and connections refused, by code.", &["code"])?,
             events_received_total: r.counters("events_received_total", "Messages received from NATS.", &["source"])?,

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use sidestream::admin::{self, Admin, Command, Parts};
+use sidestream::encoding::Framing;
 use sidestream::lifecycle::health::{Check, Health, Status};
 use sidestream::lifecycle::phase::{Phase, Progress};
 use sidestream::presence::{
@@ -207,6 +208,7 @@ impl Client {
             route: route.into(),
             subjects: vec!["orders.42.>".into()],
             protocol,
+            framing: Framing::Sse,
             tls: false,
             remote: "192.0.2.7:4711".parse().unwrap(),
             state: State::Active,
@@ -396,7 +398,7 @@ fn connections_are_listed_by_client_and_route() {
     let found = operator.get("/connections?client=user%2042").json();
     let expected = json!({
         "client": "user 42", "route": "/events/orders/{id}", "subjects": ["orders.42.>"],
-        "protocol": "http/1.1", "tls": false, "remote": "192.0.2.7:4711", "state": "active",
+        "protocol": "http/1.1", "framing": "sse", "tls": false, "remote": "192.0.2.7:4711", "state": "active",
         "opened": 1_700_000_000_123_u64, "last_event_id": "3fa9c1-18422-2k7d3ew",
         "lag": { "events": 3, "bytes": 400, "seconds": 0.25 }, "sent": { "events": 12, "bytes": 3_400 },
         "memory": { "bytes": 1_060 }, "slow": false, "gaps": 1,

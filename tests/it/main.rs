@@ -22,6 +22,7 @@ mod nats_connection;
 mod nats_core;
 mod nats_faults;
 mod nats_tailer;
+mod ndjson;
 mod presence;
 mod rejections;
 mod reload;

@@ -12,8 +12,8 @@ const NAMES: &[(&str, &str)] = &[
     ("connections", "protocol, tls"),
     ("connections_total", "protocol, tls"),
     ("connections_memory_bytes", ""),
-    ("streams", "route, protocol"),
-    ("streams_opened_total", "route, protocol"),
+    ("streams", "route, protocol, framing"),
+    ("streams_opened_total", "route, protocol, framing"),
     ("streams_closed_total", "route, reason"),
     ("refusals_total", "code"),
     ("events_received_total", "source"),
@@ -63,7 +63,7 @@ const INTRODUCTION: &str = "\
 
 Prometheus text on `GET /metrics` of the admin port. Counters end in `_total` and begin at 0 with the process; a
 series with a label from a closed list appears at 0, with the process (codes, limits) or with the route (reasons, tiers,
-protocols); other series appear with their first value. The id of a client is never a label. Histograms have the usual
+protocols, framings); other series appear with their first value. The id of a client is never a label. Histograms have the usual
 `_bucket`, `_sum` and `_count` series.
 
 This table is written by a test from the metrics themselves: `UPDATE_DOCS=1 cargo test --test it metrics::`.

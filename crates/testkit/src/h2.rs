@@ -409,7 +409,8 @@ impl H2Stream {
         Ok(())
     }
 
-    async fn chunk(&mut self) -> Result<Bytes, End> {
+    /// Reads the bytes of one DATA frame, without parsing them, and returns them to the window.
+    pub async fn chunk(&mut self) -> Result<Bytes, End> {
         match self.body.data().await {
             None => Err(End::Terminated),
             Some(Ok(bytes)) => {

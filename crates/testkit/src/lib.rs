@@ -7,7 +7,7 @@
 //! - servers: [`nats`] (one nats-server or a cluster of three), [`sidestream`] (the sidecar under
 //!   test), [`front`] (nginx, HAProxy, Envoy, Caddy and Traefik), [`certs`] (a certificate
 //!   authority),
-//! - clients: [`sse`] and [`sse_parser`] over [`http1`] and [`h2`], [`browser`] (Chromium),
+//! - clients: [`sse`] with [`sse_parser`] and [`ndjson`] over [`http1`] and [`h2`], [`browser`] (Chromium),
 //!   [`node`] (npm packages), [`h2_tap`] (frames as received), [`transport`] (TCP or TLS),
 //! - faults: [`proxy`] (delays, stalls, cuts), and the signals of [`process`],
 //! - readers of manifests that are not ours: [`kubernetes`],
@@ -26,6 +26,7 @@ pub mod h2_tap;
 pub mod http1;
 pub mod kubernetes;
 pub mod nats;
+pub mod ndjson;
 pub mod node;
 pub mod process;
 pub mod proxy;

@@ -13,6 +13,7 @@ use super::templates::{client, event};
 use crate::config::location::Location;
 use crate::config::reader::ValueReader;
 use crate::config::reader::map::MapReader;
+use crate::encoding::Framing;
 use crate::feed;
 use crate::http::config::{CloseStyle, Delivery, Expired, PathTemplate, RouteConfig};
 
@@ -160,6 +161,7 @@ fn route(value: &ValueReader<'_>) -> Option<LocatedRoute> {
 /// Reads the keys that do not depend on others.
 fn options(keys: &mut MapReader<'_>, default: RouteConfig) -> RouteConfig {
     RouteConfig {
+        framings: keys.get_or("framings", default.framings, framings),
         heartbeat: keys.get_or(
             "heartbeat",
             default.heartbeat,
@@ -187,6 +189,10 @@ fn options(keys: &mut MapReader<'_>, default: RouteConfig) -> RouteConfig {
     }
 }
 
+const FRAMINGS: [(&str, Framing); Framing::ALL.len()] = [
+    (Framing::Sse.as_str(), Framing::Sse),
+    (Framing::Ndjson.as_str(), Framing::Ndjson),
+];
 const EXPIRED: [(&str, Expired); 3] = [
     ("auto", Expired::Auto),
     ("status", Expired::Status),
@@ -235,6 +241,22 @@ fn check_path(text: &str) -> Result<PathTemplate, &'static str> {
         return Err("a path has no `?`, no `#` and no characters that a browser would encode");
     }
     PathTemplate::parse(text)
+}
+
+fn framings(value: &ValueReader<'_>) -> Option<Vec<Framing>> {
+    let framings = value.some_of(FRAMINGS.len(), |value| value.one_of(&FRAMINGS))?;
+    let repeated = framings
+        .iter()
+        .enumerate()
+        .find(|(nth, framing)| framings[..*nth].contains(framing));
+    if let Some((_, framing)) = repeated {
+        value.error(
+            format!("{} has `{}` twice", value.name(), framing.as_str()),
+            Some("write each framing once, the preferred one first"),
+        );
+        return None;
+    }
+    Some(framings)
 }
 
 fn query_name(value: &ValueReader<'_>) -> Option<Box<str>> {

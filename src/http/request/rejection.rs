@@ -163,8 +163,8 @@ impl RejectionCode {
             Self::NotAcceptable => Row::permanent(
                 Status::NOT_ACCEPTABLE,
                 "not_acceptable",
-                "the response would be text/event-stream",
-                "remove the Accept header, or accept text/event-stream",
+                "the client accepts no media type of the route",
+                "remove the Accept header, or accept a media type that the message names",
             ),
             Self::BadVariable => Row::permanent(
                 Status::BAD_REQUEST,

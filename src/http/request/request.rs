@@ -11,6 +11,7 @@ use hyper::header::{ACCEPT, COOKIE, USER_AGENT};
 use percent_encoding::percent_decode_str;
 
 use crate::auth::Principal;
+use crate::encoding::Framing;
 use crate::subject::{Variable, Variables};
 
 /// Parts of a request that a route reads.
@@ -119,27 +120,29 @@ const LAST_EVENT_ID_NAMES: [&str; 4] = [
 /// Returns whether the client may be the `EventSource` of a browser, which stops for good after any
 /// status but 200.
 ///
-/// An `EventSource` sends `Accept: text/event-stream` and a `User-Agent` that begins with
-/// `Mozilla/`. `Sec-Fetch-*` does not help: the `fetch` of Node sends it, browsers omit it over
+/// An `EventSource` sends `Accept: text/event-stream`, without another framing, and a `User-Agent`
+/// that begins with `Mozilla/`. `Sec-Fetch-*` does not help: the `fetch` of Node sends it, browsers omit it over
 /// plain HTTP, and old browsers never send it.
 pub(in crate::http) fn is_browser(headers: &HeaderMap) -> bool {
     headers
         .get(USER_AGENT)
         .is_some_and(|agent| agent.as_bytes().starts_with(b"Mozilla/"))
-        && headers.get_all(ACCEPT).iter().any(|value| {
-            value
-                .as_bytes()
-                .split(|byte| *byte == b',')
-                .any(is_event_stream)
-        })
+        && accepts_by_name(headers, Framing::Sse)
+        && !accepts_by_name(headers, Framing::Ndjson)
 }
 
-/// Returns whether a media range of `Accept` is `text/event-stream`.
-fn is_event_stream(range: &[u8]) -> bool {
-    let media_type = range.split(|byte| *byte == b';').next().unwrap_or_default();
-    media_type
-        .trim_ascii()
-        .eq_ignore_ascii_case(b"text/event-stream")
+/// Returns whether a media range of `Accept` is the media type of a framing.
+fn accepts_by_name(headers: &HeaderMap, framing: Framing) -> bool {
+    let is_named = |range: &[u8]| {
+        let media_type = range.split(|byte| *byte == b';').next().unwrap_or_default();
+        media_type
+            .trim_ascii()
+            .eq_ignore_ascii_case(framing.media_type().as_bytes())
+    };
+    headers
+        .get_all(ACCEPT)
+        .iter()
+        .any(|value| value.as_bytes().split(|byte| *byte == b',').any(is_named))
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use hyper::header::{
     ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue,
-    RETRY_AFTER, X_CONTENT_TYPE_OPTIONS,
+    RETRY_AFTER, VARY, X_CONTENT_TYPE_OPTIONS,
 };
 use hyper::{Method, Response, StatusCode};
 
@@ -55,9 +55,6 @@ pub(in crate::http) enum Answer {
     Events(Response<()>, Box<EventStream>),
 }
 
-/// Framings of every route, the preferred one first.
-const FRAMINGS: [Framing; 1] = [Framing::Sse];
-const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream");
 /// Browsers must not interpret a publisher's text as a script or a page, whatever it contains.
 const NO_SNIFF: HeaderValue = HeaderValue::from_static("nosniff");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -88,6 +85,10 @@ pub(in crate::http) async fn answer<B: Sync>(
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
     let Some(route) = route else { return answer };
+    if route.config.framings.len() > 1 {
+        // Caches must not serve the answer in one framing to a client of another.
+        headers.append(VARY, HeaderValue::from_static("accept"));
+    }
     if request.method() == Method::OPTIONS {
         cors::preflight(
             &route.config.cors,
@@ -129,21 +130,27 @@ async fn respond<B: Sync>(
         Method::OPTIONS => return Ok(Answer::Text(options())),
         _ => return Err(RejectionCode::MethodNotAllowed.into()),
     }
-    let framing = negotiate(request.headers(), &FRAMINGS, Framing::media_type)
-        .ok_or(RejectionCode::NotAcceptable)?;
+    let framings = &route.config.framings;
+    let framing = negotiate(request.headers(), framings, Framing::media_type)
+        .ok_or_else(|| not_acceptable(framings))?;
     if has_body {
         return Err(RejectionCode::UnexpectedBody.into());
     }
     let asked = authenticate(asked).await?;
     let filters = route.filters(&asked, routes.config.subjects_per_request_max)?;
     let mut head = Response::new(());
-    event_stream_head(head.headers_mut(), peer.protocol, route.config.close);
+    event_stream_head(
+        head.headers_mut(),
+        framing,
+        peer.protocol,
+        route.config.close,
+    );
     if request.method() == Method::HEAD {
         return Ok(Answer::Text(head.map(|()| Bytes::new())));
     }
     admit(context, over_limit)?;
     let client = route.client(&asked);
-    let permit = client_permit(context, &client.name, route, &filters)?;
+    let permit = client_permit(context, &client.name, route, framing, &filters)?;
     let opening = Opening {
         route: route.clone(),
         filters,
@@ -174,6 +181,13 @@ impl From<OpenFailure> for Rejection {
         };
         code.into()
     }
+}
+
+/// Rejection of a client that accepts none of the framings; its message names them.
+fn not_acceptable(framings: &[Framing]) -> Rejection {
+    let media_types: Vec<_> = framings.iter().map(|one| one.media_type()).collect();
+    let message = format!("the response would be {}", media_types.join(" or "));
+    Rejection::new(RejectionCode::NotAcceptable, message)
 }
 
 /// Answer to OPTIONS; [`answer`] adds the headers of a CORS preflight.
@@ -208,13 +222,14 @@ fn client_permit(
     context: &Context,
     client: &str,
     route: &Route,
+    framing: Framing,
     filters: &[FilterSet],
 ) -> Result<Option<ClientPermit>, Rejection> {
     let acquired = context.client_limiter.acquire(client).and_then(|permit| {
         let Some(mut permit) = permit else {
             return Ok(None);
         };
-        permit.add_filter_sets(route.feed_hashes(filters))?;
+        permit.add_filter_sets(route.feed_hashes(framing, filters))?;
         Ok(Some(permit))
     });
     acquired.map_err(|throttled| {
@@ -227,8 +242,14 @@ fn client_permit(
     })
 }
 
-fn event_stream_head(headers: &mut HeaderMap, protocol: Protocol, close: CloseStyle) {
-    headers.insert(CONTENT_TYPE, EVENT_STREAM);
+fn event_stream_head(
+    headers: &mut HeaderMap,
+    framing: Framing,
+    protocol: Protocol,
+    close: CloseStyle,
+) {
+    let media_type = HeaderValue::from_static(framing.media_type());
+    headers.insert(CONTENT_TYPE, media_type);
     headers.insert(
         CACHE_CONTROL,
         HeaderValue::from_static("no-store, no-transform"),
@@ -265,7 +286,12 @@ pub(in crate::http) fn reject<B>(
         } else {
             Protocol::Http11
         };
-        event_stream_head(response.headers_mut(), protocol, CloseStyle::Clean);
+        event_stream_head(
+            response.headers_mut(),
+            Framing::Sse,
+            protocol,
+            CloseStyle::Clean,
+        );
         return Answer::Closing(response);
     }
     let mut response = Response::new(rejection.body());

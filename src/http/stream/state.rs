@@ -418,6 +418,7 @@ impl StreamHandle for StreamState {
             route: self.route.label.clone(),
             subjects: filters.map(ToString::to_string).collect(),
             protocol: self.peer.protocol,
+            framing: self.framing,
             tls: self.peer.tls,
             remote: self.peer.remote(),
             state,

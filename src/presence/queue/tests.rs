@@ -2,6 +2,7 @@
 
 use super::super::{Lag, Protocol, Sent, StreamInfo};
 use super::*;
+use crate::encoding::Framing;
 
 const EVERY: Duration = Duration::from_secs(60);
 
@@ -41,6 +42,7 @@ impl StreamHandle for Stub {
             route: self.route.clone(),
             subjects: vec!["a.1".into()],
             protocol: Protocol::Http11,
+            framing: Framing::Sse,
             tls: false,
             remote: "192.0.2.7:4711".parse().unwrap(),
             state: *self.state.lock().unwrap(),

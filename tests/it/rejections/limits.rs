@@ -135,7 +135,7 @@ async fn the_limit_of_event_streams_per_client_does_not_depend_on_other_clients(
         .sidestream
         .metric("sidestream_throttled_total", &[("limit", "connections")])
         .await;
-    assert_eq!(throttled, 6.0);
+    assert_eq!(throttled, 7.0);
     let is_told = |line: &Value| line["message"] == "client throttled" && line["client"] == "a";
     assert_eq!(
         fixture.sidestream.log().into_iter().filter(is_told).count(),

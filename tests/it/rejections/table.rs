@@ -215,15 +215,18 @@ pub(crate) async fn assert_passing(
     let wait: u64 = answer.header("retry-after").unwrap().parse().unwrap();
     assert!((1..=10).contains(&wait), "{wait}");
     assert_eq!(answer.header("connection").as_deref(), Some("close"));
-    // The `fetch` of Node, the `fetch` of a page, and a program: none is an EventSource of a
-    // browser.
+    // The `fetch` of Node, the `fetch` of a page, and a page that asks for lines: none is an
+    // EventSource of a browser.
     let node = SseClient::get(&url)
         .header("Sec-Fetch-Mode", "cors")
         .header("User-Agent", "node");
     let page = SseClient::bare(&url)
         .header("Accept", "*/*")
         .header("User-Agent", "Mozilla/5.0 (X11)");
-    for request in [node, page] {
+    let lines = SseClient::bare(&url)
+        .header("Accept", "application/x-ndjson, text/event-stream;q=0.5")
+        .header("User-Agent", "Mozilla/5.0 (X11)");
+    for request in [node, page, lines] {
         assert_eq!(
             request.connect().await.status(),
             503,
@@ -267,7 +270,7 @@ pub(crate) async fn assert_passing(
     let after = sidestream
         .metric("sidestream_refusals_total", &[("code", code)])
         .await;
-    assert_eq!(after, before + 5.0, "{code}: counted");
+    assert_eq!(after, before + 6.0, "{code}: counted");
 }
 
 #[tokio::test]

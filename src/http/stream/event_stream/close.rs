@@ -55,7 +55,8 @@ impl EventStream {
     fn record_end(&mut self) {
         let close = self.final_reason();
         let state = &self.state;
-        state.route.metrics.closed(state.peer.protocol, close);
+        let protocol = state.peer.protocol;
+        state.route.metrics.closed(protocol, state.framing, close);
         let sent = state.totals();
         let lag = state.lag();
         let positions = self.positions();

@@ -150,6 +150,7 @@ impl EventStream {
         let mut sources = open_sources(
             context,
             &opening.route,
+            opening.framing,
             opening.filters,
             id.as_ref(),
             rejects_expired,
@@ -238,7 +239,7 @@ impl EventStream {
             .state
             .route
             .metrics
-            .opened(stream.state.peer.protocol);
+            .opened(stream.state.peer.protocol, stream.state.framing);
         stream
     }
 
@@ -268,6 +269,7 @@ impl EventStream {
             client.addr = %state.peer.text(),
             route = &*state.route.label,
             protocol = state.peer.protocol.as_str(),
+            framing = state.framing.as_str(),
             state = if has_id { State::Reconnecting } else { State::Connecting }.as_str(),
             taken_over = is_claimed,
             position = %Joined(&self.positions()),
@@ -281,10 +283,12 @@ impl EventStream {
 async fn open_sources(
     context: &Context,
     route: &Route,
+    framing: Framing,
     filters: Vec<FilterSet>,
     id: Option<&Result<EventId, InvalidId>>,
     rejects_expired: bool,
 ) -> Result<OpenedSources, OpenFailure> {
+    let options = route.options(framing);
     let mut opened_sources = OpenedSources {
         cursors: SmallVec::with_capacity(route.sources.len()),
         outcomes: Vec::with_capacity(route.sources.len()),
@@ -294,11 +298,11 @@ async fn open_sources(
     for (index, (route_source, filters)) in route.sources.iter().zip(filters).enumerate() {
         let source = &*route_source.source;
         let start = start(id, source)?;
-        let mut opened = source.open(filters.clone(), &route.options, start).await;
+        let mut opened = source.open(filters.clone(), options, start).await;
         if matches!(opened, Err(OpenError::Rejected)) && !rejects_expired {
             // NATS rejects reading the history; live events may still be allowed.
             let start = Start::Unknown(GapReason::Rejected);
-            opened = source.open(filters, &route.options, start).await;
+            opened = source.open(filters, options, start).await;
         }
         let opened = opened?;
         if id.is_some() {
