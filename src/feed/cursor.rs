@@ -44,11 +44,12 @@ pub use probe::{CursorProbe, Lag};
 #[derive(Debug)]
 pub struct Cursor {
     origin: Weak<dyn Origin>,
-    probe: CursorProbe,
-    /// Set while the position is older than the window and the archive is read.
-    replay: Option<Box<ReplayMember>>,
+    feed: Arc<Feed>,
+    key: u32,
     /// The last read returned everything, and the reader will be woken for more.
     is_waiting: bool,
+    /// Set while the position is older than the window and the archive is read.
+    replay: Option<Box<ReplayMember>>,
 }
 
 /// Result of a read.
@@ -71,9 +72,10 @@ impl Cursor {
         let key = feed.join(offset, position, dispatch::current_shard());
         Self {
             origin,
-            probe: CursorProbe { feed, key },
-            replay: None,
+            feed,
+            key,
             is_waiting: false,
+            replay: None,
         }
     }
 
@@ -92,22 +94,22 @@ impl Cursor {
     }
 
     pub(super) fn feed(&self) -> &Feed {
-        &self.probe.feed
+        &self.feed
     }
 
     /// Moves to the end of a feed that has a head; false if it has none.
     pub(super) fn seek_to_end(&mut self) -> bool {
-        let mut state = self.probe.feed.lock();
+        let mut state = self.feed.lock();
         let Some(head) = state.head else { return false };
-        let (window, subscriber) = state.of_cursor(self.probe.key);
+        let (window, subscriber) = state.of_cursor(self.key);
         subscriber.seek(window.end_offset(), head);
         true
     }
 
     /// Moves after a position, if everything after it is in the window.
     pub(super) fn seek(&mut self, position: Position) -> bool {
-        let mut state = self.probe.feed.lock();
-        let (window, subscriber) = state.of_cursor(self.probe.key);
+        let mut state = self.feed.lock();
+        let (window, subscriber) = state.of_cursor(self.key);
         let Some(offset) = window.offset_after(position.seq) else {
             return false;
         };
@@ -119,8 +121,8 @@ impl Cursor {
     /// the reader continues with the oldest entry in the window.
     pub(super) fn start_replay(&mut self, position: Position) -> bool {
         self.replay = self.join_replay(position.seq);
-        let mut state = self.probe.feed.lock();
-        let (window, subscriber) = state.of_cursor(self.probe.key);
+        let mut state = self.feed.lock();
+        let (window, subscriber) = state.of_cursor(self.key);
         let offset = match self.replay {
             Some(_) => subscriber.offset,
             None => window.oldest_offset(),
@@ -132,26 +134,26 @@ impl Cursor {
     /// Joins a replay with everything up to `after` read; `None` without an archive, at the limit,
     /// or if the source is gone.
     fn join_replay(&self, after: u64) -> Option<Box<ReplayMember>> {
-        self.origin.upgrade()?.join_replay(&self.probe.feed, after)
+        self.origin.upgrade()?.join_replay(&self.feed, after)
     }
 
     /// Sets the sink for direct writes.
     pub fn set_sink(&self, sink: Arc<dyn DirectSink>) {
-        let mut state = self.probe.feed.lock();
-        state.of_cursor(self.probe.key).1.set_sink(sink);
+        let mut state = self.feed.lock();
+        state.of_cursor(self.key).1.set_sink(sink);
     }
 
     /// Allows direct writes, if the last read returned everything. They end with the next read, or
     /// with [`Self::take_over`]. The caller sleeps, and its transport has accepted all bytes.
     pub fn allow_direct(&self) {
-        let mut state = self.probe.feed.lock();
-        state.of_cursor(self.probe.key).1.allow_direct();
+        let mut state = self.feed.lock();
+        state.of_cursor(self.key).1.allow_direct();
     }
 
     /// Ends direct writes without a read: the transport has not finished those that happened.
     pub fn take_over(&self) {
-        let mut state = self.probe.feed.lock();
-        state.of_cursor(self.probe.key).1.run();
+        let mut state = self.feed.lock();
+        state.of_cursor(self.key).1.run();
     }
 
     /// True while it reads the archive.
@@ -170,8 +172,8 @@ impl Cursor {
     /// Position of the last event read or sent directly, or the initial position.
     #[must_use]
     pub fn position(&self) -> Position {
-        let mut state = self.probe.feed.lock();
-        state.of_cursor(self.probe.key).1.position
+        let mut state = self.feed.lock();
+        state.of_cursor(self.key).1.position
     }
 
     /// Adds items to the batch, as the policy allows. Without any, it registers the waker.
@@ -198,9 +200,9 @@ impl Cursor {
         policy: &mut ReadPolicy<'_>,
     ) -> Poll<Read> {
         let before = batch.items.len();
-        let CursorProbe { feed, key } = &self.probe;
+        let (feed, key) = (&self.feed, self.key);
         let mut state = feed.lock();
-        let (window, subscriber) = state.of_cursor(*key);
+        let (window, subscriber) = state.of_cursor(key);
         match subscriber.evicted(window) {
             Evicted::Nothing => {}
             Evicted::Epoch(epoch) => {
@@ -215,7 +217,7 @@ impl Cursor {
                 drop(state);
                 if let Some(member) = self.join_replay(position.seq) {
                     self.replay = Some(member);
-                    feed.lock().of_cursor(*key).1.offset = end;
+                    feed.lock().of_cursor(key).1.offset = end;
                     let read = self.poll_replay(context, batch, policy);
                     return if batch.items.len() > before {
                         Poll::Ready(Read::Some)
@@ -227,7 +229,7 @@ impl Cursor {
             }
             Evicted::Events { in_epoch: false } => {}
         }
-        let (window, subscriber) = state.of_cursor(*key);
+        let (window, subscriber) = state.of_cursor(key);
         let run = subscriber.skip_evicted(window, batch, policy);
         subscriber.take(window, batch, policy, run);
         let (is_some, is_at_end) = (
@@ -239,7 +241,7 @@ impl Cursor {
         }
         // Without room in the batch, or because of the throttle, events may be left.
         self.is_waiting = is_at_end && !state.ended;
-        let subscriber = state.subscribers.of_cursor(*key);
+        let subscriber = state.subscribers.of_cursor(key);
         if self.is_waiting || !is_some {
             subscriber.wait(context.waker());
         } else {
@@ -256,8 +258,8 @@ impl Cursor {
     /// True if nothing is left to read.
     #[must_use]
     pub fn is_caught_up(&self) -> bool {
-        let mut state = self.probe.feed.lock();
-        let (window, subscriber) = state.of_cursor(self.probe.key);
+        let mut state = self.feed.lock();
+        let (window, subscriber) = state.of_cursor(self.key);
         self.replay.is_none() && subscriber.offset.index >= window.end()
     }
 
@@ -267,14 +269,14 @@ impl Cursor {
         if self.replay.is_some() {
             return false;
         }
-        let CursorProbe { feed, key } = &self.probe;
-        let index = feed.lock().of_cursor(*key).1.offset.index;
+        let (feed, key) = (&self.feed, self.key);
+        let index = feed.lock().of_cursor(key).1.offset.index;
         let origin = self.origin.upgrade();
         let Some(head) = origin.and_then(|origin| origin.head_at_end(feed, index)) else {
             return false;
         };
         let mut state = feed.lock();
-        let position = &mut state.of_cursor(*key).1.position;
+        let position = &mut state.of_cursor(key).1.position;
         let advances = head.tag == position.tag && head.seq > position.seq;
         if advances {
             *position = head;
@@ -285,19 +287,22 @@ impl Cursor {
     /// Shared view of this cursor.
     #[must_use]
     pub fn probe(&self) -> CursorProbe {
-        self.probe.clone()
+        CursorProbe {
+            feed: self.feed.clone(),
+            key: self.key,
+        }
     }
 }
 
 impl Drop for Cursor {
     fn drop(&mut self) {
         let last = {
-            let mut state = self.probe.feed.lock();
-            state.subscribers.remove(self.probe.key);
+            let mut state = self.feed.lock();
+            state.subscribers.remove(self.key);
             state.subscribers.is_empty()
         };
         if last && let Some(origin) = self.origin.upgrade() {
-            origin.reader_left(&self.probe.feed);
+            origin.reader_left(&self.feed);
         }
     }
 }

@@ -135,7 +135,7 @@ impl Feed {
         offset: Offset,
         position: Position,
         notifier: Option<Arc<ShardNotifier<Self>>>,
-    ) -> usize {
+    ) -> u32 {
         self.touch();
         self.lock().subscribers.add(offset, position, notifier)
     }
@@ -154,7 +154,7 @@ impl Feed {
 
 impl State {
     /// Returns the window and the record of a cursor.
-    pub(super) fn of_cursor(&mut self, key: usize) -> (&Window, &mut Subscriber) {
+    pub(super) fn of_cursor(&mut self, key: u32) -> (&Window, &mut Subscriber) {
         (&self.window, self.subscribers.of_cursor(key))
     }
 }

@@ -87,7 +87,7 @@ impl<F> Subscribers<F> {
         offset: Offset,
         position: Position,
         notifier: Option<Arc<ShardNotifier<F>>>,
-    ) -> usize {
+    ) -> u32 {
         let shard =
             notifier.and_then(|notifier| self.shard_of(&notifier).or_else(|| self.join(notifier)));
         match shard {
@@ -99,7 +99,7 @@ impl<F> Subscribers<F> {
             // it unused.
             self.all.reserve_exact(self.all.len() / 4 + 1);
         }
-        self.all.insert(Subscriber {
+        let key = self.all.insert(Subscriber {
             waker: None,
             sink: None,
             offset,
@@ -107,7 +107,9 @@ impl<F> Subscribers<F> {
             skip_through: (position.tag, position.seq),
             shard,
             is_direct: false,
-        })
+        });
+        debug_assert!(u32::try_from(key).is_ok(), "2^32 records exceed any memory");
+        key as u32
     }
 
     fn join(&mut self, notifier: Arc<ShardNotifier<F>>) -> Option<u16> {
@@ -129,8 +131,8 @@ impl<F> Subscribers<F> {
         u16::try_from(index).ok()
     }
 
-    pub(super) fn remove(&mut self, key: usize) {
-        let Some(subscriber) = self.all.try_remove(key) else {
+    pub(super) fn remove(&mut self, key: u32) {
+        let Some(subscriber) = self.all.try_remove(key as usize) else {
             return;
         };
         match subscriber.shard {
@@ -144,14 +146,14 @@ impl<F> Subscribers<F> {
     }
 
     /// Returns a record; `None` after its cursor was dropped.
-    pub(super) fn get(&self, key: usize) -> Option<&Subscriber> {
-        self.all.get(key)
+    pub(super) fn get(&self, key: u32) -> Option<&Subscriber> {
+        self.all.get(key as usize)
     }
 
     /// Returns the record of a cursor that still exists.
-    pub(super) fn of_cursor(&mut self, key: usize) -> &mut Subscriber {
+    pub(super) fn of_cursor(&mut self, key: u32) -> &mut Subscriber {
         // A cursor removes its record only when it is dropped.
-        &mut self.all[key]
+        &mut self.all[key as usize]
     }
 
     /// Adds the shards with subscribers, and the subscribers that are not on one, to the wake list.

@@ -153,6 +153,12 @@ impl StreamTable {
 }
 
 impl Registration {
+    /// Number of the place in the table, unique among the open event streams.
+    #[must_use]
+    pub fn place(&self) -> u32 {
+        self.key
+    }
+
     /// Records a change of state. Returns false if there is no presence store.
     pub fn changed(&self) -> bool {
         let (Some(presence), Some(number)) = (self.table.presence.get(), self.number) else {

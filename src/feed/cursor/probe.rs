@@ -22,7 +22,7 @@ pub struct Lag {
 #[derive(Clone, Debug)]
 pub struct CursorProbe {
     pub(super) feed: Arc<Feed>,
-    pub(super) key: usize,
+    pub(super) key: u32,
 }
 
 impl CursorProbe {

@@ -2,7 +2,7 @@
 
 use std::task::{Context, Poll};
 
-use super::{Cursor, CursorProbe, Read};
+use super::{Cursor, Read};
 use crate::event::Position;
 use crate::feed::read_policy::ReadPolicy;
 use crate::feed::replay::member::ReplayProgress;
@@ -19,15 +19,15 @@ impl Cursor {
         batch: &mut Batch,
         policy: &mut ReadPolicy<'_>,
     ) -> Poll<Read> {
-        let CursorProbe { feed, key } = &self.probe;
+        let (feed, key) = (&self.feed, self.key);
         if !is_ready(&mut policy.throttle) {
-            feed.lock().of_cursor(*key).1.run();
+            feed.lock().of_cursor(key).1.run();
             return Poll::Pending;
         }
         while let Some(member) = &self.replay {
             let (floor, is_current) = {
                 let mut state = feed.lock();
-                let (window, subscriber) = state.of_cursor(*key);
+                let (window, subscriber) = state.of_cursor(key);
                 // The window wakes it too, because a new epoch may start meanwhile.
                 subscriber.wait(context.waker());
                 (
@@ -61,7 +61,7 @@ impl Cursor {
                 ReplayProgress::Changed
             };
             let mut state = feed.lock();
-            let (window, subscriber) = state.of_cursor(*key);
+            let (window, subscriber) = state.of_cursor(key);
             match progress {
                 ReplayProgress::Some => {
                     subscriber.position = last.unwrap_or(subscriber.position);

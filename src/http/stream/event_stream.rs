@@ -15,7 +15,7 @@
 //! event, gap and close event is made of them.
 //!
 //! An end does not discard events. Those that wait when a drain or `max_age` ends the event stream
-//! are delivered first ([`Ending::pending_events`]); events published later belong to the client's
+//! are delivered first (`pending_events`); events published later belong to the client's
 //! next connection. After the expiry of the principal no event is delivered: the client continues
 //! at the position of the close event when it has authenticated again.
 //!
@@ -38,10 +38,11 @@ use smallvec::SmallVec;
 use tokio::time::Sleep;
 
 use super::compact_time::{self, CompactInstant};
+use super::cursors::Cursors;
 use super::direct_path::DirectPath;
 use super::group::StreamGroup;
 use super::state::StreamState;
-use super::throttle::{ThrottlePass, ThrottleState};
+use super::throttle::{ClientLimits, ThrottlePass};
 use super::write_batch::{BATCH_BYTES, WriteBatch, Written};
 use crate::encoding::{Encoder, Encoding};
 use crate::event::Position;
@@ -49,7 +50,6 @@ use crate::event::id::Joined;
 use crate::feed::{Cursor, DirectSink, Item, Read, ReadPolicy, Shedder, Throttle};
 use crate::http::config::CloseStyle;
 use crate::http::context::Context;
-use crate::limit::ClientPermit;
 use crate::limit::clients::Limit;
 use crate::presence::{CloseReason, Registration, State, StreamHandle as _};
 
@@ -60,12 +60,9 @@ pub(in crate::http) struct EventStream {
     registration: Registration,
     state: Arc<StreamState>,
     context: Arc<Context>,
-    /// Permit of its client, if clients are limited.
-    permit: Option<Box<ClientPermit>>,
-    throttle: Option<Box<ThrottleState>>,
-    cursors: SmallVec<[Cursor; 1]>,
-    /// Index of the source that was read first in the last turn.
-    first_source: u8,
+    /// Limits of its client; `None` for most clients.
+    limits: Option<Box<ClientLimits>>,
+    cursors: Cursors,
     opening: Option<Box<Bytes>>,
     /// HTTP/1: wakes the task at the deadline. Created at the first idle turn.
     timer: Option<Pin<Box<Sleep>>>,
@@ -75,8 +72,6 @@ pub(in crate::http) struct EventStream {
     deadline: CompactInstant,
     /// The task will be woken at the deadline.
     is_timed: bool,
-    /// Factor of the route's heartbeat interval for this client, from 0.5 to 1.
-    heartbeat_jitter: f32,
     /// Time of the last bytes returned.
     last_write: CompactInstant,
     /// Time of the last id returned.
@@ -87,19 +82,14 @@ pub(in crate::http) struct EventStream {
     principal_expires: CompactInstant,
     /// HTTP/2: the group knows that `max_age` is reached.
     has_reported_age: bool,
-    ending: Option<Ending>,
+    /// Reason for the end that has begun.
+    ending: Option<CloseReason>,
+    /// At the end: events that are still delivered before the close event.
+    pending_events: u32,
     /// Sum of the events in its gaps, where their number is known; saturates.
     missed_events: u32,
     /// The socket has accepted everything, the end included.
     is_delivered: bool,
-}
-
-/// End that has begun.
-#[derive(Clone, Copy, Debug)]
-struct Ending {
-    close: CloseReason,
-    /// Events that are still delivered before the close event.
-    pending_events: u32,
 }
 
 /// Result of one turn.
@@ -162,10 +152,7 @@ impl EventStream {
         };
         // A client that was too slow, or that must authenticate again, receives the close event,
         // and resumes for the rest.
-        if !matches!(
-            self.ending_reason(),
-            Some(CloseReason::Slow | CloseReason::Expired)
-        ) {
+        if !matches!(self.ending, Some(CloseReason::Slow | CloseReason::Expired)) {
             if let Some(close) = self.poll_events(task, out, shedder.as_mut()) {
                 self.end(close);
             }
@@ -190,15 +177,9 @@ impl EventStream {
         })
     }
 
-    fn ending_reason(&self) -> Option<CloseReason> {
-        self.ending.map(|ending| ending.close)
-    }
-
     /// Returns the reason if the event stream ends and no event is pending.
     fn ready_to_close(&self) -> Option<CloseReason> {
-        self.ending
-            .filter(|ending| ending.pending_events == 0)
-            .map(|ending| ending.close)
+        self.ending.filter(|_| self.pending_events == 0)
     }
 
     /// Returns true if the task is woken by whatever comes next, so that another turn would be
@@ -236,9 +217,9 @@ impl EventStream {
     /// The transport has accepted all bytes.
     pub(in crate::http) fn allow_direct_writes(&self) {
         let has_rate = self
-            .permit
+            .limits
             .as_ref()
-            .is_some_and(|permit| permit.events().is_some());
+            .is_some_and(|limits| limits.events().is_some());
         let [cursor] = &self.cursors[..] else { return };
         if !has_rate
             && self.will_be_woken()
@@ -288,16 +269,13 @@ impl EventStream {
         }
         self.state.close(close);
         // Events that wait now are delivered; later ones belong to the next connection.
-        let pending_events = match close {
+        self.pending_events = match close {
             CloseReason::Drain | CloseReason::Age => {
                 u32::try_from(self.state.lag().events).unwrap_or(u32::MAX)
             }
             _ => 0,
         };
-        self.ending = Some(Ending {
-            close,
-            pending_events,
-        });
+        self.ending = Some(close);
     }
 
     /// Begins to shed events of a client that was slow until now, or ends it if too many wait.
@@ -319,27 +297,22 @@ impl EventStream {
     ) -> Option<CloseReason> {
         let mut caught_up = true;
         let mut ended = false;
-        let (permit, mut throttle) = (self.permit.take(), self.throttle.take());
-        let was_waiting = is_waiting(throttle.as_deref());
+        let mut limits = self.limits.take();
+        let was_waiting = is_waiting(limits.as_deref());
         // Events that are pending at the end are not limited.
         let mut pass = match self.ending {
-            None => ThrottlePass::new(
-                permit.as_ref().and_then(|permit| permit.events()),
-                self.context.load_level.level(),
-                &mut throttle,
-            ),
+            None => ThrottlePass::new(&mut limits, self.context.load_level.level()),
             Some(_) => None,
         };
-        // A different source first in each turn: one that fills every turn must not starve others.
-        self.first_source = if usize::from(self.first_source) + 1 < self.cursors.len() {
-            self.first_source + 1
-        } else {
-            0
+        // Another source first in each turn: one that fills every turn must not starve the others.
+        let first = match self.cursors.len() {
+            1 => 0,
+            sources => fastrand::usize(..sources),
         };
         // Runs of copied events carry the ids of a single source.
         out.batch.copy_small = self.cursors.len() == 1;
         for turn in 0..self.cursors.len() {
-            let source = (usize::from(self.first_source) + turn) % self.cursors.len();
+            let source = (first + turn) % self.cursors.len();
             let budget = BATCH_BYTES.saturating_sub(out.bytes);
             let mut policy = ReadPolicy {
                 budget,
@@ -353,21 +326,18 @@ impl EventStream {
             }
             let before = out.stats.events;
             self.write_items(source, out);
-            if let Some(ending) = &mut self.ending {
-                ending.pending_events = ending
-                    .pending_events
-                    .saturating_sub((out.stats.events - before) as u32);
-            }
+            let written = (out.stats.events - before) as u32;
+            self.pending_events = self.pending_events.saturating_sub(written);
         }
         if let Some(pass) = pass {
             self.count_skipped(pass.skipped());
         }
-        self.permit = permit;
-        self.wait_for_tokens(throttle, was_waiting);
-        if let (true, Some(ending)) = (caught_up, &mut self.ending) {
+        self.limits = limits;
+        self.wait_for_tokens(was_waiting);
+        if caught_up {
             // No event waits, or only those of a replay: the next pod reads them from this
             // position.
-            ending.pending_events = 0;
+            self.pending_events = 0;
         }
         if caught_up && self.state.is_resuming() && !self.cursors.iter().any(Cursor::is_replaying) {
             self.state.set_caught_up();
@@ -376,10 +346,9 @@ impl EventStream {
         ended.then_some(CloseReason::Upstream)
     }
 
-    /// Stores the state of the throttle, and sets the timer if events wait for tokens.
-    fn wait_for_tokens(&mut self, throttle: Option<Box<ThrottleState>>, was_waiting: bool) {
-        let is_waiting = is_waiting(throttle.as_deref());
-        self.throttle = throttle;
+    /// Sets the timer if events wait for tokens.
+    fn wait_for_tokens(&mut self, was_waiting: bool) {
+        let is_waiting = is_waiting(self.limits.as_deref());
         if is_waiting && !was_waiting {
             self.context
                 .metrics
@@ -459,6 +428,6 @@ impl EventStream {
 }
 
 /// Returns true if events wait for tokens.
-fn is_waiting(throttle: Option<&ThrottleState>) -> bool {
-    throttle.is_some_and(|throttle| throttle.until.is_some())
+fn is_waiting(limits: Option<&ClientLimits>) -> bool {
+    limits.is_some_and(|limits| limits.until.is_some())
 }

@@ -34,6 +34,7 @@
 //! ```
 
 pub(in crate::http) mod compact_time;
+mod cursors;
 pub(in crate::http) mod direct_path;
 pub(in crate::http) mod event_stream;
 pub(in crate::http) mod group;

@@ -3,7 +3,7 @@
 //! [`ThrottlePass`] exists for one turn, and only if the client has a rate limit
 //! (`limits.per_client.events`) or the load level of the pod is above 0. The cursor asks it before
 //! each event. Nothing is queued: the cursor stays at an event that must wait, and
-//! [`ThrottleState::until`] becomes a deadline of the event stream's timer.
+//! [`ClientLimits::until`] becomes a deadline of the event stream's timer.
 //!
 //! | load level | telemetry | tokens for a normal event |
 //! | --- | --- | --- |
@@ -20,15 +20,17 @@ use std::time::{Duration, Instant};
 use super::compact_time;
 use crate::event::Tier;
 use crate::feed::{Throttle, ThrottleDecision};
-use crate::limit::LoadLevel;
 use crate::limit::clients::EventTokens;
+use crate::limit::{ClientPermit, LoadLevel};
 
 /// 100 ms: at load level 1 an event stream receives at most ten telemetry events per second.
 const TELEMETRY_EVERY: Duration = Duration::from_millis(100);
 
-/// State that lasts from turn to turn; most event streams never have any.
+/// Limits of the client of one event stream, and their state from turn to turn.
 #[derive(Debug, Default)]
-pub(in crate::http) struct ThrottleState {
+pub(in crate::http) struct ClientLimits {
+    /// Permit of the client, if clients are limited.
+    permit: Option<ClientPermit>,
     /// Time at which the client has tokens again, while events wait for them.
     pub(in crate::http) until: Option<Instant>,
     /// Time of the last telemetry event.
@@ -39,30 +41,49 @@ pub(in crate::http) struct ThrottleState {
 
 /// Rate limit during one turn.
 pub(in crate::http) struct ThrottlePass<'t> {
-    tokens: Option<EventTokens<'t>>,
+    limits: &'t mut ClientLimits,
     level: LoadLevel,
-    state: &'t mut ThrottleState,
     now: Instant,
     skipped: [u64; Tier::ALL.len()],
+}
+
+impl ClientLimits {
+    pub(in crate::http) fn of(permit: ClientPermit) -> Self {
+        Self {
+            permit: Some(permit),
+            ..Self::default()
+        }
+    }
+
+    /// Returns the tokens of the client, if it has a rate limit.
+    pub(in crate::http) fn events(&self) -> Option<EventTokens<'_>> {
+        self.permit.as_ref().and_then(ClientPermit::events)
+    }
 }
 
 impl<'t> ThrottlePass<'t> {
     /// Returns `None` if nothing waits and nothing is skipped.
     pub(in crate::http) fn new(
-        tokens: Option<EventTokens<'t>>,
+        limits: &'t mut Option<Box<ClientLimits>>,
         level: LoadLevel,
-        state: &'t mut Option<Box<ThrottleState>>,
     ) -> Option<Self> {
-        if tokens.is_none() && level == LoadLevel::None {
-            *state = None;
+        let has_rate = limits
+            .as_ref()
+            .is_some_and(|limits| limits.events().is_some());
+        if !has_rate && level == LoadLevel::None {
+            match limits {
+                Some(known) if known.permit.is_some() => {
+                    (known.until, known.telemetry, known.has_token) = (None, None, false);
+                }
+                _ => *limits = None,
+            }
             return None;
         }
-        let state = &mut **state.get_or_insert_default();
-        state.until = None;
+        let limits = &mut **limits.get_or_insert_default();
+        limits.until = None;
         Some(Self {
-            tokens,
+            limits,
             level,
-            state,
             now: compact_time::now(),
             skipped: [0; Tier::ALL.len()],
         })
@@ -78,7 +99,7 @@ impl<'t> ThrottlePass<'t> {
 
     /// Returns true if the load level skips a telemetry event now.
     fn skips_telemetry(&self) -> bool {
-        let last = self.state.telemetry;
+        let last = self.limits.telemetry;
         match self.level {
             LoadLevel::None => false,
             LoadLevel::Thin => {
@@ -89,16 +110,16 @@ impl<'t> ThrottlePass<'t> {
     }
 
     fn take(&mut self, cost: u32) -> Result<(), Duration> {
-        if std::mem::take(&mut self.state.has_token) {
+        if std::mem::take(&mut self.limits.has_token) {
             return Ok(());
         }
-        self.tokens
-            .as_ref()
+        self.limits
+            .events()
             .map_or(Ok(()), |tokens| tokens.take(cost))
     }
 
     fn borrow(&self) {
-        if let Some(tokens) = &self.tokens {
+        if let Some(tokens) = self.limits.events() {
             tokens.borrow();
         }
     }
@@ -125,7 +146,7 @@ impl Throttle for ThrottlePass<'_> {
             match (self.take(self.cost()), tier) {
                 (Ok(()), _) => ThrottleDecision::Deliver,
                 (Err(wait), _) if !is_urgent => {
-                    self.state.until = Some(self.now + wait);
+                    self.limits.until = Some(self.now + wait);
                     ThrottleDecision::Defer
                 }
                 (Err(_), Tier::Telemetry) => ThrottleDecision::Skip,
@@ -137,7 +158,7 @@ impl Throttle for ThrottlePass<'_> {
         };
         match (decision, tier) {
             (ThrottleDecision::Skip, _) => self.skipped[tier as usize] += 1,
-            (ThrottleDecision::Deliver, Tier::Telemetry) => self.state.telemetry = Some(self.now),
+            (ThrottleDecision::Deliver, Tier::Telemetry) => self.limits.telemetry = Some(self.now),
             _ => {}
         }
         decision
@@ -145,10 +166,10 @@ impl Throttle for ThrottlePass<'_> {
 
     fn is_ready(&mut self) -> bool {
         match self.take(self.cost()) {
-            Ok(()) => self.state.has_token = true,
-            Err(wait) => self.state.until = Some(self.now + wait),
+            Ok(()) => self.limits.has_token = true,
+            Err(wait) => self.limits.until = Some(self.now + wait),
         }
-        self.state.has_token
+        self.limits.has_token
     }
 
     fn record(&mut self) {
@@ -163,15 +184,16 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::limit::{ClientLimiter, ClientPermit, PerClient, Rate};
+    use crate::limit::{ClientLimiter, PerClient, Rate};
 
-    fn permit(rate: u32, burst: u32) -> ClientPermit {
+    fn limits(rate: u32, burst: u32) -> Option<Box<ClientLimits>> {
         let clients: Arc<ClientLimiter> = ClientLimiter::new();
         clients.set(PerClient {
             events: Some(Rate::new(rate, burst)),
             ..PerClient::default()
         });
-        clients.acquire("a").unwrap().unwrap()
+        let permit = clients.acquire("a").unwrap().unwrap();
+        Some(Box::new(ClientLimits::of(permit)))
     }
 
     fn ask(
@@ -185,13 +207,13 @@ mod tests {
 
     #[test]
     fn without_rate_limit_and_load_shedding_there_is_no_throttle() {
-        assert!(ThrottlePass::new(None, LoadLevel::None, &mut None).is_none());
+        assert!(ThrottlePass::new(&mut None, LoadLevel::None).is_none());
     }
 
     #[test]
     fn events_wait_until_the_client_has_tokens_again() {
-        let (permit, mut state) = (permit(1, 3), None::<Box<ThrottleState>>);
-        let mut pass = ThrottlePass::new(permit.events(), LoadLevel::None, &mut state).unwrap();
+        let mut state = limits(1, 3);
+        let mut pass = ThrottlePass::new(&mut state, LoadLevel::None).unwrap();
         assert_eq!(
             ask(&mut pass, Tier::Normal, false, 3),
             [ThrottleDecision::Deliver; 3]
@@ -214,8 +236,8 @@ mod tests {
 
     #[test]
     fn critical_events_never_wait_and_events_before_them_borrow_or_are_skipped() {
-        let (permit, mut state) = (permit(1, 1), None::<Box<ThrottleState>>);
-        let mut pass = ThrottlePass::new(permit.events(), LoadLevel::None, &mut state).unwrap();
+        let mut state = limits(1, 1);
+        let mut pass = ThrottlePass::new(&mut state, LoadLevel::None).unwrap();
         assert_eq!(
             ask(&mut pass, Tier::Critical, false, 5),
             [ThrottleDecision::Deliver; 5]
@@ -238,8 +260,8 @@ mod tests {
 
     #[test]
     fn load_shedding_without_a_rate_limit_thins_and_then_skips_telemetry_only() {
-        let mut state = None::<Box<ThrottleState>>;
-        let mut pass = ThrottlePass::new(None, LoadLevel::Thin, &mut state).unwrap();
+        let mut state = None;
+        let mut pass = ThrottlePass::new(&mut state, LoadLevel::Thin).unwrap();
         assert_eq!(
             ask(&mut pass, Tier::Telemetry, false, 2),
             [ThrottleDecision::Deliver, ThrottleDecision::Skip]
@@ -254,7 +276,7 @@ mod tests {
             ThrottleDecision::Deliver
         );
         for level in [LoadLevel::Shed, LoadLevel::Reject] {
-            let mut pass = ThrottlePass::new(None, level, &mut state).unwrap();
+            let mut pass = ThrottlePass::new(&mut state, level).unwrap();
             assert_eq!(
                 ask(&mut pass, Tier::Telemetry, false, 2),
                 [ThrottleDecision::Skip; 2]
@@ -277,8 +299,8 @@ mod tests {
             (LoadLevel::Shed, 4),
             (LoadLevel::Reject, 2),
         ] {
-            let (permit, mut state) = (permit(1, 8), None::<Box<ThrottleState>>);
-            let mut pass = ThrottlePass::new(permit.events(), level, &mut state).unwrap();
+            let mut state = limits(1, 8);
+            let mut pass = ThrottlePass::new(&mut state, level).unwrap();
             let decisions = ask(&mut pass, Tier::Normal, false, 9);
             assert_eq!(
                 decisions
@@ -293,8 +315,8 @@ mod tests {
 
     #[test]
     fn a_token_taken_in_advance_is_used_once() {
-        let (permit, mut state) = (permit(1, 2), None::<Box<ThrottleState>>);
-        let mut pass = ThrottlePass::new(permit.events(), LoadLevel::None, &mut state).unwrap();
+        let mut state = limits(1, 2);
+        let mut pass = ThrottlePass::new(&mut state, LoadLevel::None).unwrap();
         assert!(pass.is_ready() && pass.is_ready());
         pass.record();
         assert!(pass.is_ready());

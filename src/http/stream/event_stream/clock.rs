@@ -41,7 +41,7 @@ impl EventStream {
                 self.has_reported_age = true;
                 self.expires = now.after(CompactInstant::from_duration(GROUP_END_MAX));
             }
-            let until = self.throttle.as_mut().map(|throttle| &mut throttle.until);
+            let until = self.limits.as_mut().map(|limits| &mut limits.until);
             if until
                 .and_then(|until| until.take_if(|until| instant >= *until))
                 .is_some()
@@ -92,7 +92,17 @@ impl EventStream {
     /// Returns the interval of this client's heartbeat.
     fn silence(&self) -> CompactInstant {
         let heartbeat = self.state.route.config.heartbeat;
-        CompactInstant::from_duration(heartbeat.mul_f32(self.heartbeat_jitter))
+        CompactInstant::from_duration(heartbeat.mul_f32(self.heartbeat_jitter()))
+    }
+
+    /// Returns the factor of the route's heartbeat interval, from 0.5 to 1.
+    ///
+    /// Never longer than the interval. Clients that connect together, or receive the same event, do
+    /// not send their heartbeats together. The places in the stream table are numbered from 0; multiplied by the golden ratio
+    /// they are spread evenly.
+    fn heartbeat_jitter(&self) -> f32 {
+        let spread = self.registration.place().wrapping_mul(0x9E37_79B1);
+        0.5 + 0.5 * (spread as f32 / u32::MAX as f32)
     }
 
     /// Computes the next deadline and sets the timer to it.
@@ -127,7 +137,7 @@ impl EventStream {
         let position = config.checkpoint.map_or(self.expires, |silence| {
             self.last_id.after(CompactInstant::from_duration(silence))
         });
-        let tokens = self.throttle.as_ref().and_then(|throttle| throttle.until);
+        let tokens = self.limits.as_ref().and_then(|limits| limits.until);
         // One tick later: the time was rounded down, and there are no tokens before it.
         let tokens = tokens.map_or(self.expires, |until| {
             self.state.clock.at(until).after(CompactInstant::new(1))
@@ -139,7 +149,7 @@ impl EventStream {
     /// Advances the positions to the heads of the sources if no events wait. True if one moved.
     pub(super) fn checkpoint(&mut self) -> bool {
         let mut has_moved = false;
-        for cursor in &mut self.cursors {
+        for cursor in self.cursors.iter_mut() {
             has_moved |= cursor.checkpoint();
         }
         has_moved

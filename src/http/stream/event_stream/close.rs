@@ -46,7 +46,7 @@ impl EventStream {
         let request = self.state.close_request();
         request
             .filter(|close| StreamState::is_forced(*close))
-            .or(self.ending.map(|ending| ending.close))
+            .or(self.ending)
             .or(request)
             .unwrap_or(CloseReason::Client)
     }

@@ -14,7 +14,6 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
-use smallvec::SmallVec;
 
 use super::EventStream;
 use crate::encoding::Framing;
@@ -27,6 +26,7 @@ use crate::http::route::Route;
 use crate::http::stream::compact_time::CompactInstant;
 use crate::http::stream::handover::{self, Confirmed};
 use crate::http::stream::state::{Client, Peer, StreamState};
+use crate::http::stream::throttle::ClientLimits;
 use crate::limit::ClientPermit;
 use crate::presence::{Claim, ClaimRequest, State};
 use crate::subject::FilterSet;
@@ -68,7 +68,7 @@ struct OpeningGap {
 
 /// Cursors of all sources, and the outcome of the client's id in each.
 struct OpenedSources {
-    cursors: SmallVec<[Cursor; 1]>,
+    cursors: Vec<Cursor>,
     outcomes: Vec<Outcome>,
     gaps: Vec<OpeningGap>,
     confirmed: Confirmed,
@@ -200,35 +200,30 @@ impl EventStream {
         state: Arc<StreamState>,
         permit: Option<ClientPermit>,
         principal_expires: Option<Instant>,
-        cursors: SmallVec<[Cursor; 1]>,
+        cursors: Vec<Cursor>,
         gaps: &[OpeningGap],
     ) -> Self {
         let max_age = state.route.config.max_age;
         let expires = CompactInstant::from_duration(max_age.mul_f64(0.8 + 0.4 * fastrand::f64()));
         let principal_expires =
             principal_expires.map_or(CompactInstant::NEVER, |time| state.clock.at(time));
-        // Never longer than the route's interval. Clients that connect together, or receive the
-        // same event, do not send their heartbeats together.
-        let heartbeat_jitter = 0.5 + 0.5 * fastrand::f32();
         let mut stream = Self {
             registration: context.streams.insert(state.clone()),
             context: context.clone(),
-            permit: permit.map(Box::new),
-            throttle: None,
-            cursors,
-            first_source: 0,
+            limits: permit.map(ClientLimits::of).map(Box::new),
+            cursors: cursors.into_iter().collect(),
             opening: None,
             timer: None,
             group: None,
             deadline: expires,
             is_timed: false,
-            heartbeat_jitter,
             last_write: CompactInstant::ZERO,
             last_id: CompactInstant::ZERO,
             expires,
             principal_expires,
             has_reported_age: false,
             ending: None,
+            pending_events: 0,
             missed_events: 0,
             is_delivered: false,
             state,
@@ -290,7 +285,7 @@ async fn open_sources(
 ) -> Result<OpenedSources, OpenFailure> {
     let options = route.options(framing);
     let mut opened_sources = OpenedSources {
-        cursors: SmallVec::with_capacity(route.sources.len()),
+        cursors: Vec::with_capacity(route.sources.len()),
         outcomes: Vec::with_capacity(route.sources.len()),
         gaps: Vec::new(),
         confirmed: Confirmed::default(),
