@@ -213,9 +213,9 @@ impl Cursor {
             Evicted::Known(offset) => subscriber.skip_known(offset, policy),
             // The archive still has the evicted events, and its own gaps.
             Evicted::Events { in_epoch: true } => {
-                let (end, position) = (window.end_offset(), subscriber.position);
+                let (end, after) = (window.end_offset(), subscriber.known_through());
                 drop(state);
-                if let Some(member) = self.join_replay(position.seq) {
+                if let Some(member) = self.join_replay(after) {
                     self.replay = Some(member);
                     feed.lock().of_cursor(key).1.offset = end;
                     let read = self.poll_replay(context, batch, policy);

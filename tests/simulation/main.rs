@@ -116,6 +116,8 @@ fn readers_of_a_stream_buffer_receive_every_event_once_or_a_gap() {
     simulate("readers_of_a_stream_buffer", 0..SEEDS, stream_buffer);
     // A replay finds that the stream was recreated, before the tailer does.
     simulate("readers_of_a_stream_buffer", 33568..33569, stream_buffer);
+    // A message that cannot be decoded is reported, and then read again from the archive.
+    simulate("readers_of_a_stream_buffer", 1439..1440, stream_buffer);
 }
 
 #[test]

@@ -39,6 +39,8 @@ pub(crate) struct Model {
     pub(crate) is_ahead: bool,
     /// It has read the archive since it was last known to be in the window.
     pub(crate) has_replayed: bool,
+    /// Last message that cannot be decoded and was reported.
+    reported_poison: u64,
     /// It receives items some time after they were read: the pod may have appended more since.
     pub(crate) is_late: bool,
 }
@@ -82,6 +84,7 @@ impl Model {
             is_uncertain: false,
             is_ahead: position.seq > pod.head,
             has_replayed: false,
+            reported_poison: 0,
             is_late: false,
         }
     }
@@ -284,6 +287,11 @@ impl Model {
                     };
                     self.skip_to(pod, &source, place, through);
                 }
+                if begins {
+                    self.reported_poison = 0;
+                } else if gap.reason == GapReason::Upstream && !self.is_uncertain {
+                    self.take_poison(position.seq + 1);
+                }
                 self.seq = if begins {
                     position.seq
                 } else {
@@ -305,6 +313,17 @@ impl Model {
                 self.next = self.next.max(epoch_end.unwrap_or(pod.history.len()));
                 self.slow = 0;
             }
+            None if gap.reason == GapReason::Upstream && self.has_replayed => {
+                // A reader of the stream receives it whatever its filters: live, because the buffer
+                // does not look at them, and from the archive, because readers share a page.
+                let is_poison = source.published.iter().any(|(at, record)| {
+                    (at.tag, at.seq) == (position.tag, position.seq) && record.is_poison
+                });
+                assert!(is_poison, "{self}: {position} can be decoded");
+                self.skip_to(pod, &source, self.next, position.seq - 1);
+                self.take_poison(position.seq);
+                self.seq = position.seq;
+            }
             None => {
                 assert_eq!(
                     gap.reason,
@@ -325,6 +344,15 @@ impl Model {
             }
         }
         self.position = position;
+    }
+
+    /// Takes the report of a message that cannot be decoded.
+    fn take_poison(&mut self, seq: u64) {
+        assert!(
+            seq > self.seq && seq > self.reported_poison,
+            "{self}: the message at {seq} is reported twice, or after a later item"
+        );
+        self.reported_poison = seq;
     }
 
     fn take_slow(&mut self, pod: &Pod, gap: Gap, position: Position, is_slow: bool) {

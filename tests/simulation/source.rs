@@ -42,6 +42,8 @@ pub(crate) struct Source {
     /// Incremented when the source is recreated or restored; within one, a sequence number is one
     /// message.
     pub(crate) generation: u64,
+    /// The archive reports messages that cannot be decoded. Otherwise it passes over them.
+    reports_poison: bool,
     /// The archive returns errors.
     pub(crate) is_failing: bool,
     /// Last state returned by the archive, and its time.
@@ -80,6 +82,7 @@ impl Source {
             records: BTreeMap::new(),
             published: HashMap::new(),
             generation: 0,
+            reports_poison: seed.is_multiple_of(2),
             is_failing: false,
             remembered: None,
             rng: Rng::with_seed(seed),
@@ -288,30 +291,44 @@ impl Pages for Reading {
 impl Reading {
     fn page(&self) -> Result<Option<Page>, Unavailable> {
         let mut source = lock(&self.source);
+        let source = &mut *source;
         if source.generation != self.generation {
             return Err(Unavailable::Changed);
         }
         let most = source.rng.usize(1..7);
-        let after = self.through.max(source.first_seq - 1);
-        let selected = source
-            .stored(after)
-            .filter(|(_, one)| self.filters.matches(&one.subject) && !one.is_poison);
-        let now = tokio::time::Instant::now().into_std();
-        let mut events: Vec<Event> = selected
-            .take(most + 1)
-            .map(|(seq, one)| source.event(seq, one, now))
-            .collect();
-        let more = events.len() > most;
-        events.truncate(most);
-        let through = match events.last() {
-            Some(last) if more => last.position.seq,
-            _ => source.last_seq,
+        let mut after = self.through.max(source.first_seq - 1);
+        let selected = |after| {
+            source
+                .stored(after)
+                .filter(|(_, one)| self.filters.matches(&one.subject))
+                .filter(|(_, one)| source.reports_poison || !one.is_poison)
         };
+        let unreadable = selected(after)
+            .next()
+            .filter(|(_, one)| one.is_poison && after == self.through);
+        if let Some((seq, _)) = unreadable {
+            after = seq;
+        }
+        let now = tokio::time::Instant::now().into_std();
+        let mut events: Vec<Event> = Vec::new();
+        let mut through = source.last_seq;
+        for (seq, one) in selected(after) {
+            if one.is_poison {
+                // It is the start of the next page.
+                through = seq - 1;
+                break;
+            }
+            if events.len() == most {
+                through = events[most - 1].position.seq;
+                break;
+            }
+            events.push(source.event(seq, one, now));
+        }
         Ok((through > self.through).then_some(Page {
             after,
+            is_unreadable: unreadable.is_some(),
             events,
             through,
-            ..Page::default()
         }))
     }
 }

@@ -66,19 +66,22 @@ impl Subscriber {
             return Evicted::Epoch(epoch);
         }
         let is_current = window.is_current_epoch(self.offset.index);
-        // A client can be ahead of the pod: it has resumed from a later position, or has read the
-        // archive further than the pod has received.
-        let known = (self.skip_through.0 == window.tag()).then_some(self.skip_through.1);
-        let known = known.max((self.position.tag == window.tag()).then_some(self.position.seq));
-        if let Some(offset) = known
-            .filter(|_| is_current)
-            .and_then(|seq| window.offset_after(seq))
-        {
+        if is_current && let Some(offset) = window.offset_after(self.known_through()) {
             return Evicted::Known(offset);
         }
         let has_events = oldest.before.events > self.offset.before.events;
         Evicted::Events {
             in_epoch: has_events && is_current,
+        }
+    }
+
+    /// Returns the last sequence number of the current epoch up to which the client has everything.
+    /// It is above the position after a replay that has read further than the pod has received, and
+    /// after the gap of a message that cannot be decoded.
+    pub(super) fn known_through(&self) -> u64 {
+        match self.skip_through {
+            (tag, seq) if tag == self.position.tag => seq.max(self.position.seq),
+            _ => self.position.seq,
         }
     }
 
@@ -237,6 +240,9 @@ impl Subscriber {
         if starts_epoch {
             // Another epoch: nothing after this entry is known to the reader.
             self.skip_through = (position.tag, position.seq);
+        } else if side == GapSide::After && gap.missed == Some(1) {
+            // The gap of one message: a replay from here must not report it again.
+            self.skip_through = (position.tag, position.seq + 1);
         }
         pass.run = GapRun::default();
         pass.batch.push(Item::Gap { gap, position });

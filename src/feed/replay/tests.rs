@@ -21,6 +21,8 @@ struct Source {
     last: AtomicUsize,
     /// Number of reads that fail before one succeeds.
     failures: AtomicUsize,
+    /// Sequence number of a message that cannot be decoded; 0 without one.
+    unreadable: AtomicUsize,
     /// The source is another one than the buffer follows.
     has_changed: AtomicBool,
     readings: AtomicUsize,
@@ -99,9 +101,12 @@ impl Pages for Reading {
             if fails.is_ok() {
                 return Err(Unavailable::Temporary("cut".into()));
             }
-            let after = self
+            let mut after = self
                 .through
                 .max(source.first.load(Ordering::Relaxed) as u64 - 1);
+            let unreadable = source.unreadable.load(Ordering::Relaxed) as u64;
+            let is_unreadable = after + 1 == unreadable;
+            after += u64::from(is_unreadable);
             let last = source.last.load(Ordering::Relaxed) as u64;
             if after >= last {
                 std::future::pending::<()>().await;
@@ -113,9 +118,9 @@ impl Pages for Reading {
                 .collect();
             Ok(Page {
                 after,
+                is_unreadable,
                 events,
                 through: self.through,
-                ..Page::default()
             })
         })
     }
@@ -139,6 +144,7 @@ fn source(first: usize, last: u64) -> (Arc<Source>, StreamWriter, Arc<StreamBuff
         first: first.into(),
         last: (last as usize).into(),
         failures: 0.into(),
+        unreadable: 0.into(),
         has_changed: false.into(),
         readings: 0.into(),
         alive: Arc::default(),
@@ -334,6 +340,27 @@ async fn reader_ahead_of_the_buffer_does_not_occupy_a_replay_for_events_that_it_
     assert_eq!(read.await, std::task::Poll::Pending);
     assert!(!cursor.is_replaying() && cursor.is_waiting());
     assert_eq!(source.readings.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn gap_of_an_undecodable_message_is_not_repeated_by_the_archive() {
+    let (source, mut writer, buffer) = source(1, 100);
+    let (mut cursor, _) = open(&buffer, "s.*", 100).await;
+    source.unreadable.store(101, Ordering::Relaxed);
+    writer.gap(GapReason::Upstream, Some(1));
+    writer.advance(101);
+    let mut batch = Batch::default();
+    let mut policy = ReadPolicy::all(1);
+    let read = std::future::poll_fn(|task| cursor.poll_read(task, &mut batch, &mut policy));
+    assert_eq!(read.await, Read::Some);
+    assert!(matches!(&batch.items[..], [Item::Gap { position, .. }] if position.seq == 100));
+    source.last.store(500, Ordering::Relaxed);
+    writer.append((102..=500).map(|seq| event(source.tag, seq)).collect());
+    assert_eq!(
+        read_to(&mut cursor, 500).await,
+        (102..=500).map(Ok).collect::<Vec<_>>()
+    );
+    assert!(source.readings.load(Ordering::Relaxed) > 0);
 }
 
 #[tokio::test(start_paused = true)]
