@@ -25,7 +25,7 @@ pub(crate) use super::error::JetStreamError;
 use super::error::SEQUENCE_MAX;
 use crate::event::{Fingerprint, Position, SourceTag};
 use crate::nats::connection::NatsConnection;
-use crate::nats::republish::Republish;
+use crate::nats::republish::mapping::Republish;
 use crate::subject::{Filter, is_reserved};
 
 /// 5 s for a response, as in JetStream clients.

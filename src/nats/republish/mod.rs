@@ -20,7 +20,7 @@
 mod context;
 mod distribution;
 mod headers;
-mod mapping;
+pub(in crate::nats) mod mapping;
 mod sequence;
 mod tailer;
 

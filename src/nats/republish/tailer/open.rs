@@ -7,9 +7,9 @@ use crate::event::Position;
 use crate::nats::connection::ConnectionState;
 use crate::nats::jetstream::api::JetStreamError;
 use crate::nats::jetstream::consumer;
-use crate::nats::republish::Republish;
 use crate::nats::republish::context::StreamContext;
 use crate::nats::republish::distribution::FeedReceiver;
+use crate::nats::republish::mapping::Republish;
 use crate::subject::FilterSet;
 
 /// An active subscription, and the stream's state at that time.
