@@ -53,8 +53,7 @@ impl FeedEvent {
     /// Bytes of the event that count in limits and lag: those of the stored encoding, because
     /// another one may not be made yet.
     pub(super) fn counted_bytes(&self) -> u64 {
-        let stored = self.encoded.stored();
-        self.named.as_deref().unwrap_or(stored).len() as u64
+        self.encoded.stored().len() as u64
     }
 
     pub(super) fn position(&self) -> Position {
@@ -91,8 +90,8 @@ impl BatchEncodings {
                 .or_insert_with(|| Arc::new(options.encode_named(encoded)))
                 .clone()
         });
-        if named.is_none() && options.framing != Framing::STORED {
-            self.further.push((nth, options.framing));
+        if let Some(framing) = options.further_framing(&encoded.event) {
+            self.further.push((nth, framing));
         }
         FeedEvent {
             encoded: encoded.clone(),
@@ -106,7 +105,7 @@ impl BatchEncodings {
     pub(super) fn encode_further<'e>(self, nth: impl Fn(usize) -> Option<&'e Arc<EncodedEvent>>) {
         for (index, framing) in self.further {
             if let Some(encoded) = nth(index) {
-                let _made = encoded.encoding(framing);
+                encoded.encode_ahead(framing);
             }
         }
     }
@@ -132,11 +131,11 @@ impl FeedOptions {
         }
     }
 
-    /// Makes the encoding that readers of the feed use, if it is one that feeds share.
-    pub(super) fn encode_ahead(&self, encoded: &EncodedEvent) {
-        if !self.renames(&encoded.event) {
-            let _made = encoded.encoding(self.framing);
-        }
+    /// Framing in which the event has to be encoded for readers of the feed, unless the stored
+    /// encoding or one of the route's own serves them.
+    pub(super) fn further_framing(&self, event: &Event) -> Option<Framing> {
+        let is_further = self.framing != Framing::STORED && !self.renames(event);
+        is_further.then_some(self.framing)
     }
 
     /// Encodes an event under the name that the route gives it.

@@ -375,7 +375,7 @@ impl ReplayPool {
             .into_iter()
             .map(|event| EncodedEvent::new(event, &self.budget))
             .collect();
-        let mut wakers = Vec::new();
+        let (mut wakers, mut further) = (Vec::new(), Vec::new());
         {
             let mut state = self.lock();
             let State {
@@ -389,6 +389,7 @@ impl ReplayPool {
                     if let Some(Reader {
                         phase: Phase::Joined { events, next, .. },
                         through,
+                        feed,
                         ..
                     }) = readers.get_mut(key)
                         && encoded.event.position.seq > *through
@@ -398,6 +399,9 @@ impl ReplayPool {
                             *next = 0;
                         }
                         events.push(number);
+                        if let Some(framing) = feed.options.further_framing(&encoded.event) {
+                            further.push((encoded.clone(), framing));
+                        }
                     }
                 }
             }
@@ -433,6 +437,9 @@ impl ReplayPool {
                 }
                 wakers.extend(reader.waker.take());
             }
+        }
+        for (encoded, framing) in further {
+            encoded.encode_ahead(framing);
         }
         wakers.into_iter().for_each(Waker::wake);
     }

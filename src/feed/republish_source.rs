@@ -286,7 +286,9 @@ impl RepublishWriter {
             let feed = self.lease.feed();
             // Before the lock: a reader must not encode under it.
             for encoded in &events {
-                feed.options.encode_ahead(encoded);
+                if let Some(framing) = feed.options.further_framing(&encoded.event) {
+                    encoded.encode_ahead(framing);
+                }
             }
             let mut state = feed.lock();
             let feed::State { window, head, .. } = &mut *state;

@@ -96,7 +96,7 @@ impl World {
         let mut rng = Rng::with_seed(seed);
         let budget = Budget::new(world::bytes_max(&mut rng), rng.usize(2..12));
         let (core, writer) = core_source::channel(SourceTag::of_process("p"), &budget);
-        let all_options = world::all_options(&mut rng);
+        let all_options = world::in_framings(world::all_options(&mut rng), seed);
         let (feeds, clients, left) = (Vec::new(), Vec::new(), Vec::new());
         let (published, counter, subscriptions) = (Vec::new(), 0, Vec::new());
         let dispatcher = Dispatcher::new();
@@ -546,12 +546,12 @@ impl Client {
     fn take(&mut self, seen: &Seen, feed: &Feed) {
         match seen {
             Seen::Event { text, position, .. } => {
-                let digits = text
-                    .split("data: ")
-                    .nth(1)
-                    .unwrap()
-                    .trim_end_matches(['x', '\n']);
-                let content = digits
+                let (_, data) = text
+                    .split_once("data: ")
+                    .or_else(|| text.split_once("\"data\":"))
+                    .unwrap();
+                let content = data
+                    .trim_start_matches('"')
                     .split(|c: char| !c.is_ascii_digit())
                     .next()
                     .unwrap()

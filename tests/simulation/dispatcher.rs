@@ -5,8 +5,10 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Waker};
 
 use fastrand::Rng;
-use sidestream::event::{EventId, Position, SourceTag};
+use sidestream::event::{Position, SourceTag};
 use sidestream::feed::{DirectSink, EncodedRun, SendOutcome, run_dispatcher};
+
+use super::items;
 
 /// Dispatcher of the simulation's thread, run a step at a time.
 pub(crate) struct Dispatcher(Pin<Box<dyn Future<Output = std::convert::Infallible>>>);
@@ -59,16 +61,9 @@ impl Dispatcher {
 impl RandomSink {
     /// Takes the events sent since the last call, with their positions under this tag.
     pub(crate) fn take(&self, tag: SourceTag) -> Vec<(String, Position)> {
-        let position = |text: &str| {
-            let id = text.rsplit("id: ").next().unwrap().trim_end();
-            EventId::parse(id.as_bytes())
-                .unwrap()
-                .find(tag)
-                .expect("sent events belong to the reader's epoch")
-        };
         let sent = std::mem::take(&mut *self.sent.lock().unwrap());
         sent.into_iter()
-            .map(|text| (position(&text), text))
+            .map(|text| (items::position(&text, tag), text))
             .map(|(position, text)| (text, position))
             .collect()
     }
@@ -88,7 +83,8 @@ impl DirectSink for RandomSink {
         };
         if outcome != SendOutcome::Rejected {
             let text = std::str::from_utf8(run.bytes.content()).unwrap();
-            let events: Vec<String> = text.split_inclusive("\n\n").map(str::to_owned).collect();
+            let events = items::split(text).into_iter().map(str::to_owned);
+            let events: Vec<String> = events.collect();
             assert_eq!(events.len() as u64, run.events);
             self.sent.lock().unwrap().extend(events);
         }

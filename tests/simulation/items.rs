@@ -1,6 +1,6 @@
 //! Items of a read as single events, shared or copied.
 
-use sidestream::event::{EventId, Position, Tier};
+use sidestream::event::{EventId, Position, SourceTag, Tier};
 use sidestream::feed::{Batch, Gap, Item};
 
 pub(crate) enum Seen {
@@ -25,6 +25,22 @@ pub(crate) fn batch() -> Batch {
     batch
 }
 
+/// Splits encoded events, in either framing.
+pub(crate) fn split(text: &str) -> Vec<&str> {
+    let end = if text.starts_with('{') { "\n" } else { "\n\n" };
+    text.split_inclusive(end).collect()
+}
+
+/// Returns the position of an encoded event under a tag.
+pub(crate) fn position(event: &str, tag: SourceTag) -> Position {
+    let id = match event.strip_prefix("{\"id\":\"") {
+        Some(line) => line.split('"').next().unwrap(),
+        None => event.rsplit("id: ").next().unwrap().trim_end(),
+    };
+    let id = EventId::parse(id.as_bytes()).unwrap();
+    id.find(tag).expect("an event of the reader's epoch")
+}
+
 /// Returns the events and gaps of the batch in order.
 pub(crate) fn unfold(batch: &Batch) -> Vec<Seen> {
     let mut seen = Vec::new();
@@ -46,17 +62,12 @@ pub(crate) fn unfold(batch: &Batch) -> Vec<Seen> {
             Item::Copied { run, copied } => {
                 assert!(batch.copy_small, "events are copied only if requested");
                 let text = String::from_utf8(run.content().to_vec()).unwrap();
-                let events: Vec<&str> = text.split_inclusive("\n\n").collect();
+                let events = split(&text);
                 assert_eq!(events.len() as u64, copied.events);
                 for event in events {
-                    let id = event.rsplit("id: ").next().unwrap().trim_end();
-                    let position = EventId::parse(id.as_bytes())
-                        .unwrap()
-                        .find(copied.position.tag)
-                        .unwrap();
                     seen.push(Seen::Event {
                         text: event.to_owned(),
-                        position,
+                        position: position(event, copied.position.tag),
                         tier: None,
                     });
                 }

@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 
+use sidestream::encoding::Framing;
 use sidestream::event::{Position, Tier};
 use sidestream::feed::{FeedOptions, Gap, GapReason, Outcome, Shedder, Slow, SlowPolicy};
 use sidestream::subject::FilterSet;
@@ -536,13 +537,30 @@ impl Model {
         (self.next, self.conflated) = (pod.history.len(), 0);
     }
 
-    pub(crate) fn encode(&self, subject: &str, content: u64, position: Position) -> String {
+    fn encode(&self, subject: &str, content: u64, position: Position) -> String {
         debug_assert_eq!(position.fingerprint, Some(fingerprint(content)));
-        let name = match &self.options.event {
-            Some(_) => format!("event: {}\n", subject.split('.').next().unwrap_or_default()),
-            None => String::new(),
-        };
-        format!("{name}data: {}\nid: {position}\n\n", payload(content))
+        let name = self
+            .options
+            .event
+            .as_ref()
+            .map(|_| subject.split('.').next());
+        let (name, payload) = (name.flatten(), payload(content));
+        match self.options.framing {
+            Framing::Sse => {
+                let name = name.map_or(String::new(), |name| format!("event: {name}\n"));
+                format!("{name}{}", encode_stored(content, position))
+            }
+            Framing::Ndjson => {
+                let name = name.map_or(String::new(), |name| format!(r#""event":"{name}","#));
+                // A payload without a suffix is a number.
+                let data = match payload.parse::<u64>() {
+                    Ok(number) => number.to_string(),
+                    Err(_) => format!("\"{payload}\""),
+                };
+                let rest = format!(r#"{name}"subject":"{subject}","data":{data}}}"#);
+                format!("{{\"id\":\"{position}\",{rest}\n")
+            }
+        }
     }
 }
 
@@ -573,4 +591,9 @@ impl std::fmt::Display for Model {
             Ok(())
         }
     }
+}
+
+/// Returns the encoding that counts in lag, whatever the framing and the name.
+pub(crate) fn encode_stored(content: u64, position: Position) -> String {
+    format!("data: {}\nid: {position}\n\n", payload(content))
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fastrand::Rng;
+use sidestream::encoding::Framing;
 use sidestream::event::{Position, Tier};
 use sidestream::feed::budget::{FEED_BYTES, FILTER_BYTES};
 use sidestream::feed::{
@@ -79,6 +80,19 @@ pub(crate) fn all_options(rng: &mut Rng) -> Vec<Arc<FeedOptions>> {
     ]
 }
 
+/// Returns the options in the framings of a seed: without a random number, so that the schedule of a
+/// seed does not depend on it.
+pub(crate) fn in_framings(options: Vec<Arc<FeedOptions>>, seed: u64) -> Vec<Arc<FeedOptions>> {
+    let with_framing = |(nth, options): (u64, Arc<FeedOptions>)| {
+        let framing = Framing::ALL[((seed >> nth) % 2) as usize];
+        Arc::new(FeedOptions {
+            framing,
+            ..(*options).clone()
+        })
+    };
+    (0..).zip(options).map(with_framing).collect()
+}
+
 /// Policy of a slow client; usually none.
 pub(crate) fn slow(rng: &mut Rng) -> Option<Slow> {
     let policy = [
@@ -117,7 +131,7 @@ impl World {
             Pod::new(&source, has_archive, &budget, &metrics, &mut rng)
         });
         let pods = pods.collect();
-        let all_options = all_options(&mut rng);
+        let all_options = in_framings(all_options(&mut rng), seed);
         let dispatcher = Dispatcher::new();
         Self {
             rng,
