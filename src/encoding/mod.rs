@@ -15,7 +15,7 @@
 mod encoder;
 pub mod envelope;
 mod framing;
-pub mod ndjson;
+mod ndjson;
 pub mod sse;
 mod strict_json;
 

@@ -33,7 +33,7 @@ use crate::event::EventName;
 
 /// Encoder of newline-delimited JSON.
 #[derive(Clone, Copy, Debug)]
-pub struct Ndjson;
+pub(super) struct Ndjson;
 
 /// Empty line: readers of the format skip it.
 const HEARTBEAT: &[u8] = b"\n";

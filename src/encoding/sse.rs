@@ -25,7 +25,7 @@ use crate::event::EventName;
 
 /// Encoder of Server-Sent Events.
 #[derive(Clone, Copy, Debug)]
-pub struct Sse;
+pub(super) struct Sse;
 
 /// Comment that keeps an idle connection alive.
 ///
