@@ -17,6 +17,7 @@ pub(crate) enum Case {
     LeftWithBytesInTheSidecar,
     LeftWithHalfAnEvent,
     Http10,
+    Ndjson,
     ReadOfTheArchive,
     Rejection,
     Expired,
@@ -33,7 +34,7 @@ pub(crate) enum Case {
 }
 
 impl Case {
-    const ALL: [Self; 22] = [
+    const ALL: [Self; 23] = [
         Self::DirectWrite,
         Self::DirectWriteInPart,
         Self::DirectWriteRefused,
@@ -43,6 +44,7 @@ impl Case {
         Self::LeftWithBytesInTheSidecar,
         Self::LeftWithHalfAnEvent,
         Self::Http10,
+        Self::Ndjson,
         Self::ReadOfTheArchive,
         Self::Rejection,
         Self::Expired,

@@ -1,4 +1,5 @@
-//! Decoder of one HTTP/1 response with an event stream (RFC 9112, WHATWG HTML 9.2.6).
+//! Decoder of one HTTP/1 response with an event stream, as Server-Sent Events or newline-delimited
+//! JSON (RFC 9112, WHATWG HTML 9.2.6).
 //!
 //! Written for the simulation and strict: every byte has to be one that the sidecar may send there.
 //! It shares no code with the sidecar, whose encoder it checks.
@@ -8,7 +9,7 @@ use sidestream::feed::{Gap, GapReason};
 /// One thing that a client notices.
 #[derive(Debug)]
 pub(crate) enum Item {
-    /// Fields of an event without `retry:`, up to the blank line.
+    /// Fields of an event without `retry:`, up to the blank line. A line of JSON has the same text.
     Event {
         text: String,
         id: String,
@@ -36,6 +37,7 @@ pub(crate) enum Item {
 pub(crate) struct Decoder {
     phase: Phase,
     is_chunked: bool,
+    is_ndjson: bool,
     /// Received, not yet decoded.
     bytes: Vec<u8>,
     /// Body, from the start of the current block.
@@ -149,7 +151,8 @@ impl Decoder {
             let length = field("content-length").expect("a rejection has a length");
             return Phase::Rejected(length.parse().unwrap());
         }
-        assert_eq!(field("content-type"), Some("text/event-stream"));
+        self.is_ndjson = field("content-type") == Some("application/x-ndjson");
+        assert!(self.is_ndjson || field("content-type") == Some("text/event-stream"));
         self.is_chunked = field("transfer-encoding") == Some("chunked");
         if self.is_chunked {
             Phase::ChunkHead
@@ -163,6 +166,14 @@ impl Decoder {
         for byte in self.bytes.drain(..length) {
             self.text.push(byte);
             if !self.text.ends_with(b"\n") {
+                continue;
+            }
+            if self.is_ndjson {
+                let line = String::from_utf8(std::mem::take(&mut self.text)).unwrap();
+                if let Some(item) = decode_line(line.trim_end()) {
+                    self.events += u64::from(matches!(item, Item::Event { .. }));
+                    items.push(item);
+                }
                 continue;
             }
             if self.text.ends_with(b"\n\n") {
@@ -193,6 +204,28 @@ fn is_line(text: &[u8]) -> bool {
     text.iter().filter(|byte| **byte == b'\n').count() == 1
 }
 
+/// Decodes one line of JSON; `None` for a heartbeat and the opening.
+fn decode_line(line: &str) -> Option<Item> {
+    if line.is_empty() {
+        return None;
+    }
+    let line: serde_json::Value = serde_json::from_str(line).expect("a line is an object");
+    let text = |name: &str| line[name].as_str().map(ToOwned::to_owned);
+    let Some(control) = text("control") else {
+        let id = text("id").expect("an event has an id");
+        let name = text("event").map_or(String::new(), |name| format!("event: {name}\n"));
+        let data = text("data").unwrap_or_else(|| line["data"].to_string());
+        return Some(Item::Event {
+            text: format!("{name}data: {data}\nid: {id}\n\n"),
+            id,
+        });
+    };
+    (control != "open").then(|| {
+        let id = text("id").unwrap_or_else(|| panic!("{line} has an id"));
+        decode_control(&control, &line, id)
+    })
+}
+
 /// Decodes the fields of one event.
 fn decode_block(block: &str) -> Item {
     let field = |name: &str| {
@@ -215,6 +248,10 @@ fn decode_block(block: &str) -> Item {
         };
     };
     let data: serde_json::Value = serde_json::from_str(field("data: ").unwrap()).unwrap();
+    decode_control(control, &data, id)
+}
+
+fn decode_control(control: &str, data: &serde_json::Value, id: String) -> Item {
     let reason = || data["reason"].as_str().unwrap().to_owned();
     match control {
         "gap" => {

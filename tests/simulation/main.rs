@@ -32,6 +32,8 @@ mod threads;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
 use std::time::Duration;
 
 use world::World;
@@ -111,6 +113,34 @@ fn simulate(name: &str, seeds: std::ops::Range<u64>, run: fn(u64)) {
     }
 }
 
+/// Runs many seeds on all cores.
+fn simulate_many(name: &str, run: fn(u64)) {
+    let next = AtomicU64::new(0);
+    let work = || {
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= SEEDS_MANY {
+                return None;
+            }
+            if catch_unwind(AssertUnwindSafe(|| run(seed))).is_err() {
+                next.store(SEEDS_MANY, Ordering::Relaxed);
+                return Some(seed);
+            }
+        }
+    };
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    let failed = thread::scope(|scope| {
+        let workers: Vec<_> = (0..cores).map(|_| scope.spawn(work)).collect();
+        workers
+            .into_iter()
+            .filter_map(|worker| worker.join().unwrap())
+            .min()
+    });
+    if let Some(seed) = failed {
+        panic!("seed {seed} fails; again: SEED={seed} cargo test --test simulation {name}");
+    }
+}
+
 #[test]
 fn readers_of_a_stream_buffer_receive_every_event_once_or_a_gap() {
     simulate("readers_of_a_stream_buffer", 0..SEEDS, stream_buffer);
@@ -138,17 +168,17 @@ fn clients_of_event_streams_receive_every_event_once_or_a_gap() {
 #[test]
 #[ignore = "takes minutes"]
 fn many_worlds_of_clients_of_event_streams() {
-    simulate("clients_of_event_streams", 0..SEEDS_MANY, event_streams);
+    simulate_many("clients_of_event_streams", event_streams);
 }
 
 #[test]
 #[ignore = "takes minutes"]
 fn many_worlds_of_readers_of_core_subjects() {
-    simulate("readers_of_core", 0..SEEDS_MANY, core_source);
+    simulate_many("readers_of_core", core_source);
 }
 
 #[test]
 #[ignore = "takes minutes"]
 fn many_worlds_of_readers_of_a_stream_buffer() {
-    simulate("readers_of_a_stream_buffer", 0..SEEDS_MANY, stream_buffer);
+    simulate_many("readers_of_a_stream_buffer", stream_buffer);
 }

@@ -32,8 +32,8 @@ pub(crate) struct StreamClient {
     pub(crate) model: Model,
     pub(crate) connection: Connection,
     pub(crate) handle: Arc<dyn StreamHandle>,
-    /// Number of its route.
-    pub(crate) route: usize,
+    /// Number of its route, and whether its event stream is lines of JSON.
+    pub(crate) route: (usize, bool),
     /// Reason of the gap that it receives first.
     opening_gap: Option<GapReason>,
     /// Requested end, and the length of the history at that moment.
@@ -100,7 +100,7 @@ impl StreamClient {
         model: Model,
         connection: Connection,
         handle: Arc<dyn StreamHandle>,
-        route: usize,
+        route: (usize, bool),
         outcome: Outcome,
     ) -> Self {
         let opening_gap = match outcome {

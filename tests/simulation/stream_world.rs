@@ -339,8 +339,10 @@ impl World {
         let route = &self.routes[number];
         let key = (route.filters.clone(), route.options.clone());
         let evicted = pod.buffer.size().events < pod.history[pod.epoch_place()..].len();
+        let is_ndjson = self.rng.u8(..8) == 0;
         let is_shared = self.clients.iter().any(|client| {
-            client.model.pod == at && client.route == number && !client.connection.is_over()
+            let is_same = client.route == (number, is_ndjson);
+            client.model.pod == at && is_same && !client.connection.is_over()
         });
         let (socket, peer) = socket::pair();
         let version = if self.rng.u8(..8) == 0 {
@@ -354,7 +356,14 @@ impl World {
             Start::Unknown(_) => "last-event-id: invalid\r\n".to_owned(),
             Start::After(position) => format!("last-event-id: {position}\r\n"),
         };
-        peer.send(format!("GET /{number} HTTP/{version}\r\nhost: pod\r\n{id}\r\n").as_bytes());
+        let accept = if is_ndjson {
+            coverage::reach(Case::Ndjson);
+            "accept: application/x-ndjson\r\n"
+        } else {
+            ""
+        };
+        let head = format!("GET /{number} HTTP/{version}\r\nhost: pod\r\n{accept}{id}\r\n");
+        peer.send(head.as_bytes());
         let address = stream_client::address(self.opened);
         let permit = server.context.connection_limiter.acquire().unwrap();
         let task = http::clear_text(
@@ -398,7 +407,7 @@ impl World {
         if self.rng.u8(..4) == 0 {
             connection.peer.set_room(self.rng.usize(..300));
         }
-        let mut client = StreamClient::new(model, connection, handle, number, outcome);
+        let mut client = StreamClient::new(model, connection, handle, (number, is_ndjson), outcome);
         client.may_skip = server.context.load_level.level() != LoadLevel::None;
         self.clients.push(client);
     }
@@ -463,7 +472,10 @@ impl World {
                 .clients
                 .iter()
                 .filter(|one| one.model.pod == at && is_open(&one.handle))
-                .map(|one| (&one.model.filters, Arc::as_ptr(&one.model.options)))
+                .map(|one| {
+                    let options = Arc::as_ptr(&one.model.options);
+                    (&one.model.filters, options, one.route.1)
+                })
                 .collect();
             keys.sort();
             keys.dedup();
