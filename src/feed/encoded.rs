@@ -2,8 +2,8 @@
 //!
 //! Each event is encoded once per framing, for all routes that do not rename it: in
 //! [`Framing::STORED`] when it is buffered, in another framing when the first feed of that framing
-//! receives it, or at the first read. The field order of [`EncodedEvent`] is for
-//! [`prefetch`](super::prefetch).
+//! receives it, or at the first read. The field order of [`EncodedEvent`] is for the
+//! prefetches of `feed/prefetch.rs`.
 
 use std::num::NonZeroU32;
 use std::ops::Range;

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde_json::Value;
 use sidestream::config::{self, Config, Problems, effective, outline, parse};
+use sidestream::encoding::Framing;
 use sidestream::http::RouteConfig;
 
 const REFERENCE: &str = include_str!("../../sidecar.yaml");
@@ -613,4 +614,40 @@ fn a_route_after_another_one_of_the_same_shape_is_never_reached() {
         "no request reaches this route: the route in line 3 matches first"
     );
     assert!(paths(&["/a/new", "/a/{id}", "/a/{id}/x", "/b/{id}"]).is_ok());
+}
+
+#[test]
+fn framings_are_known_words_in_the_order_of_preference() {
+    let route = |framings: &str| {
+        parsed(&format!(
+            "routes: [{{ path: /a, sources: [{{ subjects: [a] }}]{framings} }}]"
+        ))
+    };
+    let framings = |text: &str| route(text).unwrap().http.routes[0].framings.clone();
+    assert_eq!(framings(""), [Framing::Sse, Framing::Ndjson]);
+    assert_eq!(
+        framings(", framings: [ndjson, sse]"),
+        [Framing::Ndjson, Framing::Sse]
+    );
+    assert_eq!(framings(", framings: [ndjson]"), [Framing::Ndjson]);
+    for (text, message, hint) in [
+        ("[]", "is empty", "at least one is needed"),
+        ("[sse, sse]", "has `sse` twice", "write each framing once"),
+        ("[jsonl]", "must be `sse` or `ndjson`", ""),
+        (
+            "[sse, ndjsn]",
+            "must be `sse` or `ndjson`",
+            "did you mean `ndjson`?",
+        ),
+        ("[sse, ndjson, sse]", "has 3 items, the maximum is 2", ""),
+        ("sse", "must be a list", "write `[...]`"),
+    ] {
+        let report = route(&format!(", framings: {text}"))
+            .unwrap_err()
+            .to_string();
+        assert!(
+            report.contains(message) && report.contains(hint),
+            "{text}: {report}"
+        );
+    }
 }
