@@ -142,9 +142,7 @@ impl EventStream {
             self.end(close);
         }
         let was_slow = self.state.take_slow();
-        if self.has_expired(was_slow) {
-            self.end(CloseReason::Expired);
-        }
+        self.end_if_expired(was_slow);
         let mut shedder = if was_slow {
             self.start_shedding()
         } else {

@@ -5,7 +5,8 @@
 //! timer of the connection's group wakes the task, so that 256 event streams need one timer.
 //!
 //! A write moves the heartbeat into the future without touching the timer: a timer that fires early
-//! computes the next deadline and continues. A busy event stream thus costs no timer operations.
+//! computes the next deadline and continues. A busy event stream thus costs no timer operations; it
+//! compares the time of its last write with `max_age` and the expiry ([`EventStream::end_if_expired`]).
 
 use std::task::Context;
 use std::time::{Duration, Instant};
@@ -26,20 +27,11 @@ impl EventStream {
     pub(super) fn poll_timer(&mut self, task: &mut Context<'_>, out: &mut WriteBatch) {
         while let Some(instant) = self.poll_deadline(task) {
             let now = self.state.clock.at(instant);
-            if now >= self.principal_expires {
-                // Not the connection: its other event streams may have other principals.
-                self.end(CloseReason::Expired);
-                return;
-            }
-            if now >= self.expires {
-                let Some(group) = self.group.as_ref().filter(|_| !self.has_reported_age) else {
-                    self.end(CloseReason::Age);
+            if now >= self.expires.min(self.principal_expires) {
+                self.expire(now);
+                if self.ending.is_some() {
                     return;
-                };
-                // The connection ends all its event streams. If it does not, this one ends alone.
-                group.max_age_reached();
-                self.has_reported_age = true;
-                self.expires = now.after(CompactInstant::from_duration(GROUP_END_MAX));
+                }
             }
             let until = self.limits.as_mut().map(|limits| &mut limits.until);
             if until
@@ -117,17 +109,39 @@ impl EventStream {
         }
     }
 
-    /// Returns true if the principal has expired at the last write, or after a stall now.
+    /// Ends the event stream if its principal or `max_age` has expired at the last write, or after a
+    /// stall now.
     ///
     /// A busy event stream does not reach its timer, and this is called in every turn: the time of
     /// the last write needs no clock. It is old only if the socket was blocked since.
-    pub(super) fn has_expired(&self, was_slow: bool) -> bool {
+    pub(super) fn end_if_expired(&mut self, was_slow: bool) {
         let time = if was_slow {
             self.state.clock.at(compact_time::now())
         } else {
             self.last_write
         };
-        time >= self.principal_expires
+        if time >= self.expires.min(self.principal_expires) {
+            self.expire(time);
+        }
+    }
+
+    /// Ends the event stream. At `max_age` on HTTP/2 its connection ends it.
+    #[cold]
+    fn expire(&mut self, now: CompactInstant) {
+        if now >= self.principal_expires {
+            // Not the connection: its other event streams may have other principals.
+            self.end(CloseReason::Expired);
+            return;
+        }
+        let may_report = self.ending.is_none() && !self.has_reported_age;
+        let Some(group) = self.group.as_ref().filter(|_| may_report) else {
+            self.end(CloseReason::Age);
+            return;
+        };
+        // The connection ends all its event streams. If it does not, this one ends alone.
+        group.max_age_reached();
+        self.has_reported_age = true;
+        self.expires = now.after(CompactInstant::from_duration(GROUP_END_MAX));
     }
 
     /// Returns the earliest of heartbeat, position, `max_age`, expiry and tokens.

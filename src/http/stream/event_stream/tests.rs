@@ -1,4 +1,5 @@
-//! Event streams without a transport over a stream buffer in memory: the expiry of their principals.
+//! Event streams without a transport over a stream buffer in memory: the expiry of their principals,
+//! and `max_age`.
 
 use std::future::poll_fn;
 use std::task::ready;
@@ -39,6 +40,10 @@ fn tag() -> SourceTag {
 
 impl Fixture {
     fn new() -> Self {
+        Self::with_max_age(Duration::from_secs(3600))
+    }
+
+    fn with_max_age(max_age: Duration) -> Self {
         let budget = Budget::new(1 << 20, 100);
         let (mut writer, buffer) =
             feed::buffer::writer::channel("S", Limits::default(), &budget, None);
@@ -50,7 +55,8 @@ impl Fixture {
             subjects: vec![SubjectTemplate::parse("a").unwrap()],
             allow: Vec::new(),
         };
-        let route = RouteConfig::new(PathTemplate::parse("/a").unwrap(), vec![source]);
+        let mut route = RouteConfig::new(PathTemplate::parse("/a").unwrap(), vec![source]);
+        route.max_age = max_age;
         let config = Config {
             routes: vec![route],
             ..Config::default()
@@ -224,25 +230,37 @@ async fn expired_principal_ends_one_event_stream_of_an_http2_connection() {
     assert_eq!(other.state().close_request(), None);
 }
 
-#[tokio::test]
-async fn principal_expires_while_events_arrive_without_a_pause() {
-    let mut fixture = Fixture::new();
-    let mut stream = fixture.open(Some(Instant::now() + EXPIRES_AFTER));
-    let mut client = Client::default();
+/// Appends an event before each turn, so that none reaches the timer, until the condition holds or
+/// the event stream closes. Returns the last sequence.
+async fn publish_without_a_pause(
+    fixture: &mut Fixture,
+    client: &mut Client,
+    stream: &mut EventStream,
+    mut is_reached: impl FnMut() -> bool,
+) -> u64 {
     let mut seq = 0;
-    let closed = poll_fn(|task| {
-        // An event waits in every turn: none reaches the timer.
+    let reached = poll_fn(|task| {
         seq += 1;
         fixture.append(seq);
-        if let Poll::Ready(Step::Close(_)) = client.poll_turn(&mut stream, task) {
+        let step = client.poll_turn(stream, task);
+        if matches!(step, Poll::Ready(Step::Close(_))) || is_reached() {
             return Poll::Ready(());
         }
         task.waker().wake_by_ref();
         Poll::Pending
     });
-    tokio::time::timeout(DEADLINE, closed)
+    tokio::time::timeout(DEADLINE, reached)
         .await
-        .expect("it closes");
+        .expect("it is noticed in a busy turn");
+    seq
+}
+
+#[tokio::test]
+async fn principal_expires_while_events_arrive_without_a_pause() {
+    let mut fixture = Fixture::new();
+    let mut stream = fixture.open(Some(Instant::now() + EXPIRES_AFTER));
+    let mut client = Client::default();
+    let seq = publish_without_a_pause(&mut fixture, &mut client, &mut stream, || false).await;
     assert_eq!(client.close, Some(CloseReason::Expired));
     let delivered = stream.positions()[0].seq;
     assert!(delivered > 1 && delivered <= seq, "{delivered} of {seq}");
@@ -276,4 +294,38 @@ async fn stalled_client_receives_no_event_after_its_principal_expired() {
     until_closed(&mut client, &mut stream).await;
     assert_eq!(client.close, Some(CloseReason::Expired));
     assert!(!client.text.contains("data: event"), "{}", client.text);
+}
+
+#[tokio::test]
+async fn max_age_ends_an_event_stream_with_events_in_every_turn_after_those_that_wait() {
+    let mut fixture = Fixture::with_max_age(EXPIRES_AFTER);
+    let mut stream = fixture.open(None);
+    let mut client = Client::default();
+    let seq = publish_without_a_pause(&mut fixture, &mut client, &mut stream, || false).await;
+    assert_eq!(client.close, Some(CloseReason::Age));
+    assert!(seq > 1);
+    assert_eq!(
+        stream.positions()[0].seq,
+        seq,
+        "the last event is delivered"
+    );
+    assert!(client.text.contains(&format!("data: event {seq}\n")));
+}
+
+#[tokio::test]
+async fn max_age_of_a_busy_event_stream_is_that_of_its_http2_connection() {
+    let mut fixture = Fixture::with_max_age(EXPIRES_AFTER);
+    let mut stream = fixture.open(None);
+    let group = Arc::new(StreamGroup::default());
+    stream.join(group.clone(), 1);
+    let mut client = Client::default();
+    let is_reached = || group.until_max_age().now_or_never().is_some();
+    publish_without_a_pause(&mut fixture, &mut client, &mut stream, is_reached).await;
+    assert_eq!(client.close, None, "the connection ends it");
+
+    let ending = group.end_all();
+    let closed = until_closed(&mut client, &mut stream);
+    tokio::join!(ending, closed);
+    assert_eq!(client.close, Some(CloseReason::Age));
+    assert_eq!(group.until_max_age().now_or_never(), None, "reported once");
 }
