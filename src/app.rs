@@ -135,7 +135,7 @@ impl App {
         let replays = ReplaySlots::new(config.replays, &metrics);
         let sources = Sources::start(nats.clone(), tag, &budget, replays, &metrics);
         // No routes are in force yet.
-        sources.apply(config, &Weak::new());
+        drop(sources.apply(config, &Weak::new()));
         // The load monitor starts before NATS and reads the sources once they are set here.
         followed.get_or_init(|| sources.clone());
 
@@ -207,7 +207,7 @@ impl App {
                     }
                     None => {}
                 },
-                Some((next, outcomes)) = caught_up(&mut pending, &self.live.sources) => {
+                Some((next, outcomes)) = caught_up(&mut pending) => {
                     self.apply(next, &check);
                     answer(outcomes, &Ok(()));
                 }
@@ -235,12 +235,9 @@ fn answer(outcomes: Outcomes, result: &Result<(), String>) {
 }
 
 /// Returns the pending configuration once its streams are caught up; `None` if none is pending.
-async fn caught_up(
-    pending: &mut Option<(Pending, Outcomes)>,
-    sources: &Sources,
-) -> Option<(Pending, Outcomes)> {
+async fn caught_up(pending: &mut Option<(Pending, Outcomes)>) -> Option<(Pending, Outcomes)> {
     let (waiting, _) = pending.as_ref()?;
-    waiting.caught_up(sources).await;
+    waiting.caught_up().await;
     pending.take()
 }
 

@@ -1,7 +1,7 @@
 //! Reload: applies a changed configuration while event streams are open.
 //!
 //! ```text
-//! Reload::Changed -> sources follow the new streams -> caught up (at most 5 s) -> routes are replaced
+//! Reload::Changed -> new sources follow their streams -> caught up (at most 5 s) -> routes are replaced
 //! Reload::Rejected -> the running configuration stays; check, log and `/config` show the problems
 //! ```
 //!
@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::parts::App;
-use super::sources::Sources;
+use super::sources::NewSources;
 use crate::config::reload::Reload;
 use crate::config::{self, Loaded, Problem, Problems};
 use crate::lifecycle::health::{Check, Status};
@@ -37,13 +37,15 @@ pub(super) enum Step {
 pub(super) struct Pending {
     loaded: Box<Loaded>,
     restart: Vec<&'static str>,
+    /// Sources that this reload has added or replaced: others do not delay it.
+    sources: NewSources,
     until: Instant,
 }
 
 impl Pending {
-    /// Returns when its streams are caught up, or after five seconds. Cancel safe.
-    pub(super) async fn caught_up(&self, sources: &Sources) {
-        sources
+    /// Returns when its new sources are caught up, or after five seconds. Cancel safe.
+    pub(super) async fn caught_up(&self) {
+        self.sources
             .caught_up(self.until.saturating_duration_since(Instant::now()))
             .await;
     }
@@ -79,10 +81,11 @@ impl App {
             }
             Reload::Changed { loaded, restart } => {
                 let in_force = Arc::downgrade(&self.live.context.routes());
-                self.live.sources.apply(&loaded.config, &in_force);
+                let sources = self.live.sources.apply(&loaded.config, &in_force);
                 Step::CatchUp(Pending {
                     loaded,
                     restart,
+                    sources,
                     until: Instant::now() + CAUGHT_UP_MAX,
                 })
             }

@@ -61,6 +61,10 @@ struct Retired {
     routes: Weak<Routes>,
 }
 
+/// Sources that one configuration has added or replaced.
+#[must_use]
+pub(super) struct NewSources(Vec<Arc<dyn Source>>);
+
 /// Requirements of all routes on one stream.
 #[derive(Clone)]
 struct Wanted {
@@ -104,14 +108,15 @@ impl Sources {
 
     /// Follows the streams of a configuration. If filters or identity of a stream change, a new
     /// source replaces the old one, which keeps serving the routes `in_force` and the event streams
-    /// that read it.
-    pub(super) fn apply(&self, config: &Config, in_force: &Weak<Routes>) {
+    /// that read it. Returns the new sources.
+    pub(super) fn apply(&self, config: &Config, in_force: &Weak<Routes>) -> NewSources {
         let wanted = wanted(config);
         let mut state = self.lock();
         let State {
             followed, retired, ..
         } = &mut *state;
         let mut replaced: Vec<Followed> = Vec::new();
+        let mut added = Vec::new();
         for (stream, wanted) in &wanted {
             if let Some(known) = followed
                 .get_mut(stream)
@@ -124,6 +129,7 @@ impl Sources {
                 continue;
             }
             let new = self.follow(stream, wanted.clone());
+            added.push(new.source.clone());
             replaced.extend(followed.insert(stream.clone(), new));
         }
         let gone: Vec<String> = followed
@@ -131,11 +137,14 @@ impl Sources {
             .filter(|stream| !wanted.contains_key(*stream))
             .cloned()
             .collect();
-        replaced.extend(gone.iter().filter_map(|stream| followed.remove(stream)));
+        for stream in gone {
+            replaced.extend(followed.remove(&stream));
+        }
         retired.extend(replaced.into_iter().map(|followed| Retired {
             followed,
             routes: in_force.clone(),
         }));
+        NewSources(added)
     }
 
     fn follow(&self, stream: &str, wanted: Wanted) -> Followed {
@@ -192,22 +201,6 @@ impl Sources {
         followed
             .map_or(&self.core, |followed| &followed.source)
             .clone()
-    }
-
-    /// Returns when every followed stream is caught up, or after `most`.
-    pub(super) async fn caught_up(&self, most: Duration) {
-        let ready = async {
-            while self
-                .lock()
-                .followed
-                .values()
-                .any(|followed| !followed.source.is_ready())
-            {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        };
-        // Requests to streams that are not caught up get the rejection of a starting process.
-        drop(tokio::time::timeout(most, ready).await);
     }
 
     /// Messages that JetStream has ready and this pod has not received.
@@ -307,6 +300,19 @@ fn spawn_until(task: impl Future<Output = ()> + Send + 'static, mut ended: Token
             () = task => {}
         }
     });
+}
+
+impl NewSources {
+    /// Returns when all are caught up, or after `most`. Cancel safe.
+    pub(super) async fn caught_up(&self, most: Duration) {
+        let ready = async {
+            while self.0.iter().any(|source| !source.is_ready()) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        // Requests to streams that are not caught up get the rejection of a starting process.
+        drop(tokio::time::timeout(most, ready).await);
+    }
 }
 
 impl Retired {

@@ -1,7 +1,7 @@
 //! Reloads that change the subjects of a followed stream: open event streams are not affected, and
 //! the old routes serve new clients until the new ones replace them.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::jetstream::{Context, stream};
 use tokio::time::sleep;
@@ -105,6 +105,20 @@ async fn wider_filters_close_nothing_and_lose_nothing() {
     assert_eq!(data(new.take(1).await), ["after"]);
 }
 
+/// Configuration with a route `/NAME` for each of these streams.
+fn routes(nats: &Nats, names: &[&str]) -> String {
+    let routes: String = names
+        .iter()
+        .map(|name| {
+            let subject = name.to_lowercase();
+            format!(
+                "  - path: /{name}\n    sources: [{{ stream: {name}, subjects: [\"{subject}.>\"] }}]\n"
+            )
+        })
+        .collect();
+    config(nats, &format!("routes:\n{routes}"))
+}
+
 #[tokio::test]
 async fn a_reloaded_route_reports_its_missing_stream_and_follows_it_once_it_exists() {
     let nats = Nats::start().await;
@@ -149,6 +163,42 @@ async fn a_reloaded_route_reports_its_missing_stream_and_follows_it_once_it_exis
             == 200
     })
     .await;
+}
+
+#[tokio::test]
+async fn reload_does_not_wait_for_a_missing_stream_that_it_does_not_change() {
+    let nats = Nats::start().await;
+    let context = nats.jetstream().await;
+    create_stream(&context, "A", &["a.>"]).await;
+    create_stream(&context, "C", &["c.>"]).await;
+    let sidestream = Sidestream::builder(routes(&nats, &["A", "B"]))
+        .without_waiting()
+        .start()
+        .await;
+    super::eventually(super::DEADLINE, "the missing stream is known", || async {
+        let health = sidestream.admin_json("/health").await;
+        let why = health["checks"]["stream:B"]["message"].to_string();
+        why.contains("no such stream")
+    })
+    .await;
+    sidestream.rewrite_config(&routes(&nats, &["A", "B", "C"]));
+    let started = Instant::now();
+    assert_eq!(ask_reload(&sidestream).await["ok"], true);
+    let took = started.elapsed();
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    assert_eq!(
+        SseClient::get(sidestream.url("/C"))
+            .connect()
+            .await
+            .status(),
+        200
+    );
+    // The pod was never ready: its missing stream fails readiness, whatever is reloaded.
+    assert_eq!(sidestream.admin("/health/ready").await.0, 503);
+    sidestream.rewrite_config(&routes(&nats, &["A", "D"]));
+    assert_eq!(ask_reload(&sidestream).await["ok"], true);
+    let health = sidestream.admin_json("/health").await;
+    assert_eq!(health["checks"]["stream:D"]["status"], "failing");
 }
 
 #[tokio::test]
