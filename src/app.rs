@@ -185,6 +185,7 @@ impl App {
         let check = self.health.check("config", "not read yet");
         self.log_warnings();
         check.set(self.status());
+        self.health.complete_start();
         let mut pending: Option<(Pending, Outcomes)> = None;
         // Requests for a reload that is not read yet.
         let mut outcomes: Outcomes = Vec::new();

@@ -138,6 +138,7 @@ impl Sources {
             .cloned()
             .collect();
         for stream in gone {
+            self.nats.retire_check(&stream);
             replaced.extend(followed.remove(&stream));
         }
         retired.extend(replaced.into_iter().map(|followed| Retired {

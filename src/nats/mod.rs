@@ -41,6 +41,7 @@ use crate::subject::FilterSet;
 use client::Inner;
 use core::subscriptions::CoreSubscriptions;
 use history::JetStreamArchive;
+use jetstream::stream_config::check_name;
 use jetstream::tailer::{Server, StreamTailer};
 use kv::KvPresenceStore;
 
@@ -115,13 +116,23 @@ impl Nats {
         requests: SubscribeRequests<RepublishWriter>,
         shutdown: Token,
     ) {
+        let check = self
+            .0
+            .health
+            .check(check_name(&config.name), "not checked yet");
         tokio::spawn(republish::serve(
             self.clone(),
             config,
             source,
+            check,
             requests,
             shutdown,
         ));
+    }
+
+    /// Keeps the check of a stream from failing: no route names the stream.
+    pub fn retire_check(&self, stream: &str) {
+        self.0.health.retire(&check_name(stream));
     }
 
     /// History of a stream: the messages that JetStream retains. `identity` replaces the stream's

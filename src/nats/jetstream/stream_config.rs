@@ -15,3 +15,8 @@ pub struct StreamConfig {
     /// Amount of recent messages that are read at the start.
     pub window: Limits,
 }
+
+/// Name of a stream's health check.
+pub(in crate::nats) fn check_name(stream: &str) -> String {
+    format!("stream:{stream}")
+}

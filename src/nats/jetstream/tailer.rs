@@ -12,8 +12,8 @@
 //!
 //! If the sequence cannot be continued, because messages expired, the stream was recreated or
 //! restored from an older snapshot, the tailer starts a new epoch and every client receives a gap.
-//! The health check `stream:NAME` fails until the recent messages are read. [`REJECTIONS_MAX`]
-//! permanent errors in a row close the event streams of this source.
+//! The health check `stream:NAME` fails, or after a reload is degraded, until the recent messages
+//! are read. [`REJECTIONS_MAX`] permanent errors in a row close the event streams of this source.
 
 mod delivery;
 pub(in crate::nats) mod start;
@@ -26,7 +26,7 @@ use time::OffsetDateTime;
 
 use super::api::{Api, JetStreamError, StreamState};
 use super::consumer::{self, Consumer, Lost, REJECTIONS_MAX, Received, Spec, sequence};
-use super::stream_config::StreamConfig;
+use super::stream_config::{StreamConfig, check_name};
 use super::tags::SourceTags;
 use crate::event::{Fingerprint, Position, SourceTag};
 use crate::feed::{Gap, GapReason, StreamWriter};
@@ -101,7 +101,7 @@ impl StreamTailer {
         let Server { api, data, tags } = server;
         Self {
             decoder: EventDecoder::new(metrics, &config.name),
-            check: health.check(format!("stream:{}", config.name), NOT_CAUGHT_UP),
+            check: health.check(check_name(&config.name), NOT_CAUGHT_UP),
             metrics: Arc::clone(metrics),
             config,
             identity,

@@ -33,6 +33,7 @@ use super::client::Nats;
 use super::history::JetStreamArchive;
 use super::jetstream::stream_config::StreamConfig;
 use crate::feed::{RepublishSource, RepublishWriter, SubscribeRequest, SubscribeRequests};
+use crate::lifecycle::health::Check;
 use crate::lifecycle::shutdown::Token;
 use crate::nats::decode::decoder::EventDecoder;
 use context::{READS_MAX, REQUESTS_MAX, StreamContext};
@@ -45,6 +46,7 @@ pub(super) async fn serve(
     nats: Nats,
     config: StreamConfig,
     source: Arc<RepublishSource>,
+    check: Check,
     mut requests: SubscribeRequests<RepublishWriter>,
     shutdown: Token,
 ) {
@@ -84,11 +86,6 @@ pub(super) async fn serve(
         config,
         nats,
     });
-    let check = context
-        .nats
-        .0
-        .health
-        .check(format!("stream:{}", context.config.name), "not checked yet");
     let watcher = context.watch_stream(&source, &check);
     let receiver = async {
         while let Some(SubscribeRequest { filters, writer }) = requests.recv().await {

@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::{Context, stream};
+use serde_json::Value;
 use tokio::time::sleep;
 
 use super::{ask_reload, create_stream, publish};
@@ -119,28 +120,41 @@ fn routes(nats: &Nats, names: &[&str]) -> String {
     config(nats, &format!("routes:\n{routes}"))
 }
 
+/// Reloads, and asserts that the pod is ready all the time.
+async fn reload_while_ready(sidestream: &Sidestream) {
+    let mut probes = 0;
+    let probing = async {
+        loop {
+            let (status, body) = sidestream.admin("/health/ready").await;
+            assert_eq!(status, 200, "probe {probes}: {body}");
+            probes += 1;
+        }
+    };
+    let answer: Value = tokio::select! {
+        biased;
+        () = probing => unreachable!("the probes end with the reload"),
+        answer = ask_reload(sidestream) => answer,
+    };
+    assert_eq!(answer["ok"], true, "{answer}");
+}
+
 #[tokio::test]
-async fn a_reloaded_route_reports_its_missing_stream_and_follows_it_once_it_exists() {
+async fn reloaded_route_with_a_missing_stream_degrades_its_check_and_the_pod_stays_ready() {
     let nats = Nats::start().await;
     let context = nats.jetstream().await;
     create_stream(&context, "A", &["a.>"]).await;
-    let route = |name: &str| {
-        format!(
-            "  - path: /{name}\n    sources: [{{ stream: {name}, subjects: [\"{}.>\"] }}]\n",
-            name.to_lowercase()
-        )
-    };
-    let sidestream = Sidestream::start(config(&nats, &format!("routes:\n{}", route("A")))).await;
+    let sidestream = Sidestream::start(routes(&nats, &["A"])).await;
     let mut client = SseClient::get(sidestream.url("/A")).connect().await;
     client
         .until_seen("its position", |parser| parser.positions() > 0)
         .await;
-    sidestream.rewrite_config(&config(
-        &nats,
-        &format!("routes:\n{}{}", route("A"), route("B")),
-    ));
-    assert_eq!(ask_reload(&sidestream).await["ok"], true);
-    let why = sidestream.admin_json("/health").await["checks"]["stream:B"]["message"].to_string();
+    sidestream.rewrite_config(&routes(&nats, &["A", "B"]));
+    reload_while_ready(&sidestream).await;
+    assert_eq!(sidestream.admin("/health/ready").await.0, 200);
+    let health = sidestream.admin_json("/health").await;
+    let check = &health["checks"]["stream:B"];
+    assert_eq!(check["status"], "degraded", "{check}");
+    let why = check["message"].to_string();
     assert!(
         why.contains("stream B: JetStream has no such stream"),
         "{why}"
@@ -163,6 +177,51 @@ async fn a_reloaded_route_reports_its_missing_stream_and_follows_it_once_it_exis
             == 200
     })
     .await;
+
+    // From now on it is a stream like any other.
+    context.delete_stream("B").await.unwrap();
+    super::eventually(super::DEADLINE, "readiness fails without it", || async {
+        sidestream.admin("/health/ready").await.0 == 503
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn pod_stays_ready_without_a_stream_that_only_open_event_streams_read() {
+    let nats = Nats::start().await;
+    let context = nats.jetstream().await;
+    create_stream(&context, "A", &["a.>"]).await;
+    create_stream(&context, "B", &["b.>"]).await;
+    let sidestream = Sidestream::start(routes(&nats, &["A", "B"])).await;
+    let mut client = SseClient::get(sidestream.url("/B")).connect().await;
+    client
+        .until_seen("its position", |parser| parser.positions() > 0)
+        .await;
+    sidestream.rewrite_config(&routes(&nats, &["A"]));
+    reload_while_ready(&sidestream).await;
+    context.delete_stream("B").await.unwrap();
+    super::eventually(super::DEADLINE, "its check reports it", || async {
+        assert_eq!(sidestream.admin("/health/ready").await.0, 200);
+        let health = sidestream.admin_json("/health").await;
+        health["checks"]["stream:B"]["status"] == "degraded"
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn pod_stays_ready_while_a_reload_follows_a_stream_in_a_new_way() {
+    let nats = Nats::start().await;
+    let context = nats.jetstream().await;
+    create_stream(&context, "A", &["a.>"]).await;
+    for number in 0..500 {
+        publish(&context, "a.x", &number.to_string()).await;
+    }
+    let text = |subject: &str| routes(&nats, &["A"]).replace("a.>", subject);
+    let sidestream = Sidestream::start(text("a.>")).await;
+    for subject in ["a.x", "a.*", "a.x.>", "a.>"] {
+        sidestream.rewrite_config(&text(subject));
+        reload_while_ready(&sidestream).await;
+    }
 }
 
 #[tokio::test]
