@@ -40,8 +40,8 @@ pub(crate) struct Model {
     pub(crate) is_ahead: bool,
     /// It has read the archive since it was last known to be in the window.
     pub(crate) has_replayed: bool,
-    /// Last message that cannot be decoded and was reported.
-    reported_poison: u64,
+    /// Last message that cannot be decoded and was reported, and its epoch.
+    reported_poison: (usize, u64),
     /// It receives items some time after they were read: the pod may have appended more since.
     pub(crate) is_late: bool,
 }
@@ -85,7 +85,7 @@ impl Model {
             is_uncertain: false,
             is_ahead: position.seq > pod.head,
             has_replayed: false,
-            reported_poison: 0,
+            reported_poison: (0, 0),
             is_late: false,
         }
     }
@@ -288,9 +288,7 @@ impl Model {
                     };
                     self.skip_to(pod, &source, place, through);
                 }
-                if begins {
-                    self.reported_poison = 0;
-                } else if gap.reason == GapReason::Upstream && !self.is_uncertain {
+                if !begins && gap.reason == GapReason::Upstream && !self.is_uncertain {
                     self.take_poison(position.seq + 1);
                 }
                 self.seq = if begins {
@@ -349,11 +347,15 @@ impl Model {
 
     /// Takes the report of a message that cannot be decoded.
     fn take_poison(&mut self, seq: u64) {
+        let reported = match self.reported_poison {
+            (epoch, reported) if epoch == self.epoch => reported,
+            _ => 0,
+        };
         assert!(
-            seq > self.seq && seq > self.reported_poison,
+            seq > self.seq && seq > reported,
             "{self}: the message at {seq} is reported twice, or after a later item"
         );
-        self.reported_poison = seq;
+        self.reported_poison = (self.epoch, seq);
     }
 
     fn take_slow(&mut self, pod: &Pod, gap: Gap, position: Position, is_slow: bool) {
