@@ -56,12 +56,15 @@ impl<F> ShardNotifier<F> {
     }
 }
 
+/// Shard, and its feeds with new events.
+type Notification<F> = (Arc<ShardNotifier<F>>, Vec<Arc<F>>);
+
 /// Wake-ups to do after all locks are released. Reused, so it does not allocate.
 #[derive(Debug)]
 pub(super) struct WakeList<F> {
     /// Subscribers that are not on a shard.
     pub(super) wake: Vec<Waker>,
-    shards: Vec<(Arc<ShardNotifier<F>>, Vec<Arc<F>>)>,
+    shards: Vec<Notification<F>>,
 }
 
 impl<F> Default for WakeList<F> {

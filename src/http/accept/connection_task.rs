@@ -94,10 +94,6 @@ pub fn clear_text<S: Socket>(
 ///
 /// It is as large as its streaming phase: the handshake is in a box of its own, so that a storm of
 /// connections frees little memory of other sizes when their event streams begin.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "the large variant exists for hours"
-)]
 enum ConnectionTask<T> {
     /// Resolves to the event stream, if the connection gets to one.
     Handshake(Pin<Box<dyn Future<Output = Option<H1Stream<T>>> + Send>>),

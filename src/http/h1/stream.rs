@@ -44,10 +44,6 @@ struct StreamIo<T> {
     _shutdown: Guard,
 }
 
-#[expect(
-    clippy::large_enum_variant,
-    reason = "the large variant is the one that lasts for hours"
-)]
 enum Phase {
     /// Events are written as they arrive.
     Open(EventStream),

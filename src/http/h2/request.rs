@@ -41,10 +41,6 @@ pub(super) struct H2Shared {
 }
 
 /// Task of one stream.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "the large variant is the one that lasts for hours"
-)]
 pub(super) enum H2Request {
     Responding(
         Pin<Box<dyn Future<Output = Answered> + Send>>,

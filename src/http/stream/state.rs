@@ -118,10 +118,10 @@ struct HotState {
 /// Bytes of an event stream with its own HTTP/1 connection: task, cursor, table entry.
 ///
 /// These five constants were measured with thousands of clients; `tests/memory.rs` checks them.
-const HTTP1_BYTES: u64 = 1392;
+const HTTP1_BYTES: u64 = 1280;
 
 /// Bytes of an event stream on a shared HTTP/2 connection, with h2's part of the stream.
-const H2_STREAM_BYTES: u64 = 1408;
+const H2_STREAM_BYTES: u64 = 1280;
 
 /// Bytes of an HTTP/2 connection without its event streams: h2's buffers and tables.
 const H2_BYTES: u64 = 25 * 1024 + 512;
