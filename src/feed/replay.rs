@@ -426,8 +426,12 @@ impl ReplayPool {
                     reader.missing = Some((page.after, gap));
                     reader.through = page.after;
                 }
-                if events.is_empty() && reader.missing.is_none() {
+                if events.is_empty() {
+                    // Also before it takes its gap: the next page may be published first, and is
+                    // not a gap after this one.
                     reader.through = reader.through.max(page.through);
+                }
+                if events.is_empty() && reader.missing.is_none() {
                     // A member without events is woken only if it can continue in the window.
                     if !reader.reaches_window() {
                         continue;

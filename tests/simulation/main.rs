@@ -160,6 +160,8 @@ fn readers_of_core_subjects_receive_every_event_once_or_a_gap() {
 #[test]
 fn clients_of_event_streams_receive_every_event_once_or_a_gap() {
     simulate("clients_of_event_streams", 0..SEEDS, event_streams);
+    // A client takes the gap of its page only in another replay session, which begins before it.
+    simulate("clients_of_event_streams", 4991..4992, event_streams);
     if std::env::var("SEED").is_err() {
         coverage::assert_complete();
     }

@@ -72,15 +72,12 @@ impl ReplayMember {
             } => {
                 let session = &mut sessions[*session];
                 if let Some((after, gap)) = reader.missing.take() {
-                    // Without events in this page, the reader has all of it.
-                    if events.is_empty() {
-                        reader.through = session.through;
-                        if floor <= reader.through {
-                            // The next page may take long to arrive.
-                            leave(session, &reader.feed, self.key);
-                            session.page_taken.notify_one();
-                            reader.phase = Phase::Reached;
-                        }
+                    // The next page may take long to arrive. The session may be another one, which
+                    // has read less than the reader has: it does not change `through`.
+                    if events.is_empty() && floor <= reader.through {
+                        leave(session, &reader.feed, self.key);
+                        session.page_taken.notify_one();
+                        reader.phase = Phase::Reached;
                     }
                     return ReplayProgress::Gap(after, gap);
                 }

@@ -363,6 +363,50 @@ async fn gap_of_an_undecodable_message_is_not_repeated_by_the_archive() {
     assert!(source.readings.load(Ordering::Relaxed) > 0);
 }
 
+/// Gap of one message that cannot be decoded.
+const UNDECODABLE: Gap = Gap {
+    reason: GapReason::Upstream,
+    missed: Some(1),
+};
+
+#[tokio::test(start_paused = true)]
+async fn reader_that_takes_its_gap_in_another_session_receives_nothing_twice() {
+    let (source, _writer, buffer) = source(1, 1000);
+    source.unreadable.store(101, Ordering::Relaxed);
+    let (mut slow, _) = open(&buffer, "s.*", 100).await;
+    // It takes neither the gap nor the events of its page, and waits for another session.
+    sleep(GATHER + PAGE_MAX + Duration::from_millis(5)).await;
+    source.failures.store(1, Ordering::Relaxed);
+    let (mut other, _) = open(&buffer, "s.*", 0).await;
+    // Both are in one session, which begins before the gap and has no page yet.
+    sleep(2 * GATHER).await;
+    let mut batch = Batch::default();
+    let mut policy = ReadPolicy::all(1);
+    let read = std::future::poll_fn(|task| slow.poll_read(task, &mut batch, &mut policy));
+    assert_eq!(read.await, Read::Some);
+    assert!(matches!(&batch.items[..], [Item::Gap { gap, .. }] if *gap == UNDECODABLE));
+    assert_eq!(source.readings.load(Ordering::Relaxed), 2);
+    let (seen, _) = tokio::join!(read_to(&mut slow, 1000), read_to(&mut other, 1000));
+    assert_eq!(seen, (102..=1000).map(Ok).collect::<Vec<_>>());
+}
+
+#[tokio::test(start_paused = true)]
+async fn page_after_a_gap_that_was_not_taken_yet_is_not_reported_as_expired() {
+    let (source, _writer, buffer) = source(1, 1000);
+    source.unreadable.store(101, Ordering::Relaxed);
+    let (mut cursor, _) = open(&buffer, "t", 100).await;
+    // No page has an event for it, so none waits for it.
+    sleep(PAGE_MAX).await;
+    let mut batch = Batch::default();
+    let mut policy = ReadPolicy::all(1);
+    let read = std::future::poll_fn(|task| cursor.poll_read(task, &mut batch, &mut policy));
+    assert_eq!(read.await, Read::Some);
+    assert!(
+        matches!(&batch.items[..], [Item::Gap { gap, position }] if (*gap, position.seq) == (UNDECODABLE, 101)),
+        "{batch:?}"
+    );
+}
+
 #[tokio::test(start_paused = true)]
 async fn position_ahead_of_the_buffer_is_accepted_up_to_the_end_of_the_source() {
     let (source, mut writer, buffer) = source(1, 100);
