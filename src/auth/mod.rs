@@ -1,10 +1,27 @@
-//! Principals: the identity of a client, as an authentication provider has proved it.
+//! Authentication: providers that turn the credentials of a request into a [`Principal`].
 //!
-//! `http::request::authenticate` determines the [`Principal`] of a request. Its claims are one more
-//! source of template variables (`{claim.sub}`), and an event stream ends when its principal
-//! expires. There is no provider yet: every client is anonymous, no principal expires, and the
-//! configuration rejects templates with claims.
+//! A [`Provider`] looks for its credentials in a request ([`Credentials`], so that no HTTP type is
+//! needed here) and returns an identity, or the reason why there is none. [`Providers`] has them by
+//! name, as the configuration lists them. The claims of a principal are one more source of template
+//! variables (`{claim.sub}`), and an event stream ends when its principal expires.
+//!
+//! | file | job |
+//! | --- | --- |
+//! | `provider` | interface of a provider: credentials, failures |
+//! | `providers` | all providers by name; a reload replaces those that changed |
+//! | `config` | `authentication:` of the configuration as types |
+//! | `jwt` | signed tokens |
+//! | `principal` | principal of a request |
+//!
+//! Tokens, secrets and their claims never appear in logs, errors or metrics.
 
+pub mod config;
+mod jwt;
 pub mod principal;
+pub mod provider;
+pub mod providers;
 
+pub use config::{Config, Secret};
 pub use principal::{Identity, Principal};
+pub use provider::{AuthFailure, Credentials, Provider};
+pub use providers::Providers;
