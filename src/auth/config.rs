@@ -1,9 +1,12 @@
 //! Settings of the providers (`authentication:` in the configuration).
 
 use std::fmt;
+use std::net::IpAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use jsonwebtoken::Algorithm;
+use hyper::Uri;
+use jsonwebtoken::{Algorithm, AlgorithmFamily};
 
 /// All providers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -41,6 +44,22 @@ pub struct JwtConfig {
 /// Origin of the keys of a provider.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeysConfig {
+    /// The issuer's OpenID Connect discovery document, which names the URL of its JWKS.
+    Discovery {
+        /// URL of the issuer; the document must name the same one.
+        issuer: String,
+        /// PEM file with certificate authorities. `None`: those of the system.
+        ca: Option<PathBuf>,
+    },
+    /// A JSON Web Key Set at this URL.
+    Jwks {
+        /// `https`, or `http` without protection.
+        url: Uri,
+        /// PEM file with certificate authorities. `None`: those of the system.
+        ca: Option<PathBuf>,
+    },
+    /// A file with a JWKS, or with public keys in PEM.
+    File(PathBuf),
     /// A secret that the issuer and this pod share (HMAC).
     Secret(Secret),
 }
@@ -54,6 +73,90 @@ pub enum TokenSource {
     Cookie(String),
     /// A query parameter of this name.
     Query(String),
+}
+
+impl fmt::Display for TokenSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bearer => f.write_str("bearer"),
+            Self::Cookie(name) => write!(f, "cookie:{name}"),
+            Self::Query(name) => write!(f, "query:{name}"),
+        }
+    }
+}
+
+impl JwtConfig {
+    /// 30 s: clocks that are synchronised at all differ by less.
+    pub const LEEWAY: Duration = Duration::from_secs(30);
+
+    /// Accepted algorithms and their names. There is no `none`.
+    pub const ALGORITHMS: [(&'static str, Algorithm); 12] = [
+        ("RS256", Algorithm::RS256),
+        ("RS384", Algorithm::RS384),
+        ("RS512", Algorithm::RS512),
+        ("PS256", Algorithm::PS256),
+        ("PS384", Algorithm::PS384),
+        ("PS512", Algorithm::PS512),
+        ("ES256", Algorithm::ES256),
+        ("ES384", Algorithm::ES384),
+        ("EdDSA", Algorithm::EdDSA),
+        ("HS256", Algorithm::HS256),
+        ("HS384", Algorithm::HS384),
+        ("HS512", Algorithm::HS512),
+    ];
+}
+
+impl KeysConfig {
+    /// Returns the algorithms of a provider that names none.
+    #[must_use]
+    pub fn default_algorithms(&self) -> Vec<Algorithm> {
+        if self.is_secret() {
+            return vec![Algorithm::HS256];
+        }
+        vec![
+            Algorithm::RS256,
+            Algorithm::PS256,
+            Algorithm::ES256,
+            Algorithm::EdDSA,
+        ]
+    }
+
+    /// Returns whether these keys can be used with an algorithm: a public key is never the secret
+    /// of an HMAC.
+    #[must_use]
+    pub fn allow(&self, algorithm: Algorithm) -> bool {
+        self.is_secret() == (algorithm.family() == AlgorithmFamily::Hmac)
+    }
+
+    fn is_secret(&self) -> bool {
+        matches!(self, Self::Secret(_))
+    }
+}
+
+/// Parses the URL of an issuer or of its keys.
+///
+/// # Errors
+/// One sentence about the text.
+pub fn parse_url(text: &str) -> Result<Uri, &'static str> {
+    let url: Uri = text.parse().map_err(|_| "the text is not a URL")?;
+    if !matches!(url.scheme_str(), Some("https" | "http")) || url.host().is_none_or(str::is_empty) {
+        return Err("a URL is written as `https://host/path`");
+    }
+    if text.contains(['@', '#']) {
+        return Err("the URL of keys has no user name, no password and no fragment");
+    }
+    Ok(url)
+}
+
+/// Returns whether the host of a URL is this machine: no other one sees the traffic.
+#[must_use]
+pub fn is_loopback(url: &Uri) -> bool {
+    let host = url.host().unwrap_or_default();
+    let address = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost"
+        || address
+            .parse::<IpAddr>()
+            .is_ok_and(|address| address.is_loopback())
 }
 
 /// A secret that is never printed.

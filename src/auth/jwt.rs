@@ -38,11 +38,14 @@ pub(super) struct JwtProvider {
 impl JwtProvider {
     pub(super) fn new(config: &ProviderConfig) -> Self {
         crypto::install();
-        let KeysConfig::Secret(secret) = &config.jwt.keys;
+        let keys = match &config.jwt.keys {
+            KeysConfig::Secret(secret) => KeySet::of_secret(secret),
+            _ => KeySet::default(),
+        };
         Self {
             name: config.name.clone(),
             config: config.jwt.clone(),
-            keys: KeySet::of_secret(secret),
+            keys,
         }
     }
 

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::model::Config;
 use super::units::{format_duration, format_size};
+use crate::auth::config::{KeysConfig, ProviderConfig};
 use crate::feed::SlowPolicy;
 use crate::http::RouteConfig;
 use crate::http::config::{CloseStyle, Delivery, Expired, SourceConfig};
@@ -28,6 +29,7 @@ pub fn effective(config: &Config) -> Value {
         listen,
         admin,
         nats,
+        authentication,
         http,
         window_bytes_max,
         feeds_max,
@@ -45,6 +47,9 @@ pub fn effective(config: &Config) -> Value {
             "control": admin.control.as_ref().map_or(json!("auto"), |path| json!(path)),
         },
         "nats": nats_value(nats),
+        "authentication": {
+            "providers": authentication.providers.iter().map(provider).collect::<Vec<_>>(),
+        },
         "routes": http.routes.iter().map(route).collect::<Vec<_>>(),
         "limits": {
             "connections": http.connections_max.map_or(json!("auto"), |count| json!(count)),
@@ -144,6 +149,36 @@ fn without_userinfo(server: &str) -> String {
         }
         None => server.to_owned(),
     }
+}
+
+fn provider(provider: &ProviderConfig) -> Value {
+    let jwt = &provider.jwt;
+    let (mut discovery, mut jwks, mut file, mut secret, mut ca) = (false, None, None, None, None);
+    match &jwt.keys {
+        KeysConfig::Discovery { ca: roots, .. } => (discovery, ca) = (true, roots.as_ref()),
+        KeysConfig::Jwks { url, ca: roots } => (jwks, ca) = (Some(url.to_string()), roots.as_ref()),
+        KeysConfig::File(path) => file = Some(path),
+        KeysConfig::Secret(_) => secret = Some(MASKED),
+    }
+    // Their names are those of RFC 7518.
+    let algorithms = jwt.algorithms.iter().map(|used| format!("{used:?}"));
+    json!({
+        "name": provider.name,
+        "jwt": {
+            "issuer": jwt.issuer,
+            "audience": jwt.audience,
+            "keys": {
+                "discovery": discovery,
+                "jwks": jwks,
+                "file": file,
+                "secret": secret,
+                "ca": ca,
+            },
+            "algorithms": algorithms.collect::<Vec<_>>(),
+            "leeway": format_duration(jwt.leeway),
+            "from": jwt.from.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        },
+    })
 }
 
 fn route(route: &RouteConfig) -> Value {

@@ -20,10 +20,11 @@ pub(super) enum Hidden {
 }
 
 /// Keys at the top of a file.
-const SECTIONS: [&str; 9] = [
+const SECTIONS: [&str; 10] = [
     "listen",
     "admin",
     "nats",
+    "authentication",
     "routes",
     "limits",
     "trusted_proxies",
@@ -34,6 +35,27 @@ const SECTIONS: [&str; 9] = [
 
 /// Section whose values are hidden.
 pub(super) const NATS: &str = "nats";
+
+/// Section with secrets among other values.
+pub(super) const AUTHENTICATION: &str = "authentication";
+
+/// Words that are shown in `authentication` in a text that could not be parsed.
+pub(super) const AUTHENTICATION_WORDS: [&str; 14] = [
+    "providers",
+    "name",
+    "jwt",
+    "issuer",
+    "audience",
+    "keys",
+    "discovery",
+    "jwks",
+    "file",
+    "secret",
+    "ca",
+    "algorithms",
+    "leeway",
+    "from",
+];
 
 /// Words that are shown in `nats` in a text that could not be parsed.
 pub(super) const NATS_WORDS: [&str; 13] = [
@@ -65,7 +87,7 @@ pub(super) fn is_secret_name(key: &str) -> bool {
 
 /// Returns whether the values of this section could be secrets.
 pub(super) fn is_section(key: &str) -> bool {
-    key == NATS
+    key == NATS || key == AUTHENTICATION
 }
 
 /// Returns whether a text is a key: PEM, the content of a `.creds` file, the seed of an nkey
@@ -147,7 +169,7 @@ fn section(line: &str) -> Option<bool> {
         .chars()
         .take_while(|char| is_word(*char))
         .collect();
-    Some(word != NATS && SECTIONS.contains(&&*word))
+    Some(!is_section(&word) && SECTIONS.contains(&&*word))
 }
 
 fn is_word(char: char) -> bool {
@@ -275,7 +297,14 @@ fn mask_addresses(chars: &mut [char]) {
     }
 }
 
-/// Masks every word except the names of keys of `nats` and of sections.
+/// Returns whether a word is the name of a section, or of a key in a section with secrets.
+fn is_shown(word: &str) -> bool {
+    [&SECTIONS[..], &NATS_WORDS, &AUTHENTICATION_WORDS]
+        .iter()
+        .any(|words| words.contains(&word))
+}
+
+/// Masks every word except the names of sections and of the keys of those with secrets.
 fn mask_values(chars: &mut [char]) {
     let mut at = 0;
     while at < chars.len() {
@@ -285,7 +314,7 @@ fn mask_values(chars: &mut [char]) {
         let word: String = chars[at..end.min(at + WORD_MAX)].iter().collect();
         let is_key = chars.get(end) == Some(&':')
             || chars.get(end..end + 2).is_some_and(|next| next[1] == ':');
-        if end > at && !(is_key && (NATS_WORDS.contains(&&*word) || SECTIONS.contains(&&*word))) {
+        if end > at && !(is_key && is_shown(&word)) {
             chars[at..end].fill('*');
         }
         if let Some(char) = chars

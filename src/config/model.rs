@@ -1,6 +1,6 @@
 //! The configuration as a type, and its defaults.
 
-use crate::{admin, feed, http, lifecycle, limit, nats, net, presence, telemetry};
+use crate::{admin, auth, feed, http, lifecycle, limit, nats, net, presence, telemetry};
 
 /// The whole configuration, parsed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -11,6 +11,8 @@ pub struct Config {
     pub admin: admin::Config,
     /// NATS servers and credentials.
     pub nats: nats::Config,
+    /// Authentication providers.
+    pub authentication: auth::Config,
     /// Routes, and the limits of HTTP.
     pub http: http::Config,
     /// Maximum memory of all windows and feeds, in bytes.
@@ -40,6 +42,7 @@ impl Default for Config {
             listen: vec![net::ListenConfig::default()],
             admin: admin::Config::default(),
             nats: nats::Config::default(),
+            authentication: auth::Config::default(),
             http: http::Config {
                 per_client,
                 ..http::Config::default()

@@ -399,7 +399,12 @@ impl<'w> ValueReader<'w> {
         self.list_of(ITEMS_MAX, read)
     }
 
-    fn list_of<T>(&self, most: usize, read: impl Fn(&Self) -> Option<T>) -> Option<Vec<T>> {
+    /// Reads a list of at most `most` items.
+    pub(super) fn list_of<T>(
+        &self,
+        most: usize,
+        read: impl Fn(&Self) -> Option<T>,
+    ) -> Option<Vec<T>> {
         let Value::List(items) = &self.node.value else {
             return self.wrong(
                 "a list",

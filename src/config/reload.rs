@@ -185,6 +185,7 @@ pub fn needs_restart(started: &Config, now: &Config) -> Vec<&'static str> {
         listen,
         admin,
         nats,
+        authentication: _,
         http: _,
         window_bytes_max: _,
         feeds_max: _,

@@ -1,11 +1,13 @@
 //! Possible secrets in a parsed text: hides them by its structure.
 //!
 //! Hidden are: everything in `nats:` except addresses and file names, the values of unknown keys
-//! and of keys that sound like secrets, credentials in addresses, keys in PEM. Anchors need no
+//! and of keys that sound like secrets (in `authentication:` also keys without a value), credentials in addresses, keys in PEM. Anchors need no
 //! rule: the value of an alias has the location of its anchor. `mask` then replaces the hidden
 //! ranges in excerpts.
 
-use super::mask::{Hidden, NATS, NATS_WORDS, is_key, is_secret_name};
+use super::mask::{
+    AUTHENTICATION, AUTHENTICATION_WORDS, Hidden, NATS, NATS_WORDS, is_key, is_secret_name,
+};
 use super::problem::Report;
 use super::spelling::is_near;
 use super::tree::{Node, Scalar, Value};
@@ -30,6 +32,10 @@ pub(super) fn hide(root: &Node, report: &Report<'_>) {
         return hide_in(root, Sensitivity::Secret, report);
     };
     for entry in entries {
+        if entry.key == AUTHENTICATION || is_near(&entry.key, &[AUTHENTICATION]) {
+            hide_in_authentication(&entry.node, report);
+            continue;
+        }
         if entry.key != NATS && !is_near(&entry.key, &[NATS]) {
             hide_in(
                 &entry.node,
@@ -53,6 +59,31 @@ pub(super) fn hide(root: &Node, report: &Report<'_>) {
                 report.hide(entry.at.range(), Hidden::All);
             }
             hide_in(&entry.node, sensitivity, report);
+        }
+    }
+}
+
+/// Hides the secrets of the providers.
+fn hide_in_authentication(node: &Node, report: &Report<'_>) {
+    match &node.value {
+        Value::Scalar(_) => hide_in(node, Sensitivity::Public, report),
+        Value::List(items) => {
+            for item in items {
+                hide_in_authentication(item, report);
+            }
+        }
+        Value::Map(entries) => {
+            for entry in entries {
+                // In braces, the part of an unquoted value after a comma is a key of its own.
+                if entry.node.is_null() && !AUTHENTICATION_WORDS.contains(&&*entry.key) {
+                    report.hide(entry.at.range(), Hidden::All);
+                }
+                if is_secret_name(&entry.key) {
+                    hide_in(&entry.node, Sensitivity::Secret, report);
+                } else {
+                    hide_in_authentication(&entry.node, report);
+                }
+            }
         }
     }
 }

@@ -5,7 +5,7 @@ use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey};
 use crate::auth::Secret;
 
 /// Keys of one issuer.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct KeySet(Vec<Key>);
 
 /// One key, with the algorithms that it can be used for.

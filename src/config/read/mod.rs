@@ -5,6 +5,7 @@
 //! Defaults come from the `Default` of the section's type. A new key needs a line here, in
 //! `config::effective`, in `sidecar.yaml` and in docs/configuration.md; tests compare the four.
 
+mod authentication;
 mod cors;
 mod limits;
 mod nats;
@@ -45,12 +46,18 @@ pub(super) fn config(root: &ValueReader<'_>) -> Option<Config> {
             None => default.listen,
         };
         let nats = keys.get_or("nats", default.nats, nats::nats);
+        let authentication = keys.get_or(
+            "authentication",
+            default.authentication,
+            authentication::authentication,
+        );
         let routes = keys.require("routes", routes::routes).unwrap_or_default();
         let limits = keys.get_or("limits", Limits::default(), limits::limits);
         Some(Config {
             listen,
             admin,
             nats,
+            authentication,
             http: http::Config {
                 routes,
                 connections_max: limits.connections_max,

@@ -145,6 +145,11 @@ impl<'p> MapReader<'p> {
         self.value.error_at(self.location(key), message, hint);
     }
 
+    /// Reports a warning at a key, or at the map if the key is missing.
+    pub(in crate::config) fn warn(&self, key: &str, message: impl Into<String>, hint: &str) {
+        self.value.warn_at(self.location(key), message, hint);
+    }
+
     /// Reports an error at another location.
     pub(in crate::config) fn error_at(
         &self,

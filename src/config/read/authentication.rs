@@ -1,0 +1,220 @@
+//! Reads `authentication:`: the providers that routes can name.
+
+use hyper::Uri;
+
+use crate::auth::Secret;
+use crate::auth::config::{
+    Config, JwtConfig, KeysConfig, ProviderConfig, TokenSource, is_loopback, parse_url,
+};
+use crate::config::location::Location;
+use crate::config::reader::ValueReader;
+use crate::config::reader::map::MapReader;
+
+/// 32 providers: each fetches its keys by itself.
+const PROVIDERS_MAX: usize = 32;
+
+/// 32 bytes: RFC 7518, section 3.2. A shorter secret can be found by trying.
+const SECRET_BYTES_MIN: usize = 32;
+
+pub(super) fn authentication(value: &ValueReader<'_>) -> Option<Config> {
+    value.map(|keys| {
+        let providers = keys.get("providers", |value| {
+            let providers = value.list_of(PROVIDERS_MAX, provider)?;
+            for (index, (at, provider)) in providers.iter().enumerate() {
+                let is_same = |(_, other): &&(_, ProviderConfig)| other.name == provider.name;
+                if let Some((first, _)) = providers[..index].iter().find(is_same) {
+                    let message = format!("the provider in line {} has the same name", first.line);
+                    value.error_at(*at, message, None);
+                }
+            }
+            Some(providers)
+        });
+        let providers = providers.unwrap_or_default().into_iter();
+        Some(Config {
+            providers: providers.map(|(_, provider)| provider).collect(),
+        })
+    })
+}
+
+fn provider(value: &ValueReader<'_>) -> Option<(Location, ProviderConfig)> {
+    value.map(|keys| {
+        let name = keys.require("name", name);
+        let jwt = keys.require("jwt", jwt);
+        let (name, jwt) = (name?.into(), jwt?);
+        Some((keys.location("name"), ProviderConfig { name, jwt }))
+    })
+}
+
+fn name(value: &ValueReader<'_>) -> Option<String> {
+    value.parsed("the name of a provider", |text| {
+        let is_valid = (1..=64).contains(&text.len())
+            && text
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'));
+        if is_valid {
+            Ok(text.to_owned())
+        } else {
+            Err("the name of a provider has 1 to 64 letters, digits, `-`, `_` and dots")
+        }
+    })
+}
+
+fn jwt(value: &ValueReader<'_>) -> Option<JwtConfig> {
+    value.map(|keys| {
+        let issuer = keys.nullable("issuer", None, ValueReader::text);
+        let audience = keys.get("audience", |value| value.list(ValueReader::text));
+        let key_origin = keys.require("keys", |value| key_origin(value, issuer.as_deref()));
+        let algorithms = keys.get("algorithms", |value| {
+            value.some(|value| value.one_of(&JwtConfig::ALGORITHMS))
+        });
+        let leeway = keys.get_or("leeway", JwtConfig::LEEWAY, ValueReader::duration);
+        let from = keys.get_or("from", vec![TokenSource::Bearer], |value| {
+            value.some(token_source)
+        });
+        let key_origin = key_origin?;
+        if matches!(key_origin, KeysConfig::Discovery { .. }) {
+            check_issuer(keys, issuer.as_deref());
+        }
+        if audience.is_none() && !matches!(key_origin, KeysConfig::Secret(_)) {
+            keys.warn(
+                "audience",
+                "`audience` is not set: tokens that the issuer made for other services are accepted too",
+                "name this service, or write `audience: []` if that is intended",
+            );
+        }
+        let algorithms = algorithms.unwrap_or_else(|| key_origin.default_algorithms());
+        if !algorithms.iter().all(|algorithm| key_origin.allow(*algorithm)) {
+            let (message, hint) = match key_origin {
+                KeysConfig::Secret(_) => ("a secret has the algorithms `HS256`, `HS384` and `HS512` only", "remove `algorithms`, or use public keys"),
+                _ => ("`HS256`, `HS384` and `HS512` need `keys.secret`", "a public key is not a secret: remove them"),
+            };
+            keys.error("algorithms", message, Some(hint));
+        }
+        Some(JwtConfig {
+            issuer,
+            audience: audience.unwrap_or_default(),
+            keys: key_origin,
+            algorithms,
+            leeway,
+            from,
+        })
+    })
+}
+
+/// Reads `keys`: exactly one origin.
+fn key_origin(value: &ValueReader<'_>, issuer: Option<&str>) -> Option<KeysConfig> {
+    value.map(|keys| {
+        let discovery = keys.nullable("discovery", None, ValueReader::boolean);
+        let jwks = keys.nullable("jwks", None, url);
+        let file = keys.nullable("file", None, ValueReader::file);
+        let secret = keys.nullable("secret", None, secret);
+        let ca = keys.nullable("ca", None, ValueReader::file);
+        let mut origins = vec!["jwks", "file", "secret"];
+        origins.retain(|key| keys.has(key));
+        if discovery == Some(true) {
+            origins.insert(0, "discovery");
+        }
+        match &origins[..] {
+            [] => {
+                value.error(
+                    "`keys` names no keys",
+                    Some("use one of `discovery: true`, `jwks`, `file` and `secret`"),
+                );
+            }
+            [_] => {}
+            [first, others @ ..] => {
+                for other in others {
+                    keys.error(
+                        other,
+                        format!("`{other}` and `{first}` are both set"),
+                        Some("use one of `discovery: true`, `jwks`, `file` and `secret`"),
+                    );
+                }
+            }
+        }
+        if ca.is_some() && !matches!(origins.first(), Some(&("discovery" | "jwks"))) {
+            keys.error("ca", "`ca` needs `discovery` or `jwks`", None);
+        }
+        match (discovery, jwks, file, secret) {
+            // Without an issuer, the caller reports it.
+            (Some(true), ..) => Some(KeysConfig::Discovery {
+                issuer: issuer.unwrap_or_default().to_owned(),
+                ca,
+            }),
+            (_, Some(url), ..) => Some(KeysConfig::Jwks { url, ca }),
+            (_, _, Some(file), _) => Some(KeysConfig::File(file)),
+            (.., Some(secret)) => Some(KeysConfig::Secret(secret)),
+            _ => None,
+        }
+    })
+}
+
+/// Checks the issuer as the URL of its discovery document.
+fn check_issuer(keys: &MapReader<'_>, issuer: Option<&str>) {
+    let Some(issuer) = issuer else {
+        if !keys.has("issuer") {
+            keys.error("keys", "`discovery` needs `issuer`", None);
+        }
+        return;
+    };
+    match parse_url(issuer) {
+        Err(fault) => keys.error("issuer", fault, None),
+        // OpenID Connect Discovery 1.0, section 3.
+        Ok(url) if url.query().is_some() => {
+            keys.error("issuer", "the URL of an issuer has no query", None);
+        }
+        Ok(url) if is_unprotected(&url) => keys.warn("issuer", UNPROTECTED, USE_HTTPS),
+        Ok(_) => {}
+    }
+}
+
+const UNPROTECTED: &str =
+    "the keys are fetched without TLS: anyone on the path can replace them and sign tokens";
+const USE_HTTPS: &str = "use `https://`";
+
+fn is_unprotected(url: &Uri) -> bool {
+    url.scheme_str() == Some("http") && !is_loopback(url)
+}
+
+fn url(value: &ValueReader<'_>) -> Option<Uri> {
+    let url = value.parsed("a URL", parse_url)?;
+    if is_unprotected(&url) {
+        value.warn(UNPROTECTED, USE_HTTPS);
+    }
+    Some(url)
+}
+
+fn secret(value: &ValueReader<'_>) -> Option<Secret> {
+    let secret = value.text()?;
+    if secret.len() < SECRET_BYTES_MIN {
+        value.warn(
+            "the secret is shorter than 32 bytes: it can be found by trying",
+            "make one with `openssl rand -base64 32`",
+        );
+    }
+    Some(Secret(secret))
+}
+
+fn token_source(value: &ValueReader<'_>) -> Option<TokenSource> {
+    let source = value.parsed("a place of a token", |text| match text.split_once(':') {
+        None if text == "bearer" => Ok(TokenSource::Bearer),
+        Some(("cookie", name)) if is_token(name) => Ok(TokenSource::Cookie(name.to_owned())),
+        Some(("query", name)) if is_token(name) => Ok(TokenSource::Query(name.to_owned())),
+        _ => Err("the place of a token is `bearer`, `cookie:NAME` or `query:NAME`"),
+    })?;
+    if matches!(source, TokenSource::Query(_)) {
+        value.warn(
+            "the token is part of the URL: browsers, proxies and logs keep URLs",
+            "use `bearer` or a cookie if the clients can send one",
+        );
+    }
+    Some(source)
+}
+
+/// Returns whether a text is a token of RFC 9110, which every client can send as a name.
+fn is_token(name: &str) -> bool {
+    !name.is_empty()
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
+}
