@@ -1,21 +1,30 @@
 //! Provider of signed tokens (JSON Web Tokens, RFC 7519).
 //!
 //! ```text
-//! request -> token (bearer, cookie, query) -> token: signature -> claims: issuer, audience, times -> Identity
-//!                                               ^ key_set
+//! request -> token (bearer, cookie, query) -> signature -> issuer, audience, times -> Identity
+//!                                               ^ keys: secret, file, URL, discovery
 //! ```
 //!
 //! | file | job |
 //! | --- | --- |
 //! | `token` | bytes of a token to its claims, if the signature is valid |
 //! | `claims` | claims to an identity |
-//! | `key_set` | keys and their algorithms |
 //! | `crypto` | ring as the cryptography of `jsonwebtoken` |
+//! | `key_set` | keys and their algorithms |
+//! | `key_store` | keys in memory, loaded again by one task |
+//! | `key_origin` | one load: discovery, JWKS, file |
+//! | `https_get` | one bounded request |
 
 mod claims;
 mod crypto;
+mod https_get;
+mod key_origin;
 mod key_set;
+mod key_store;
 mod token;
+
+#[cfg(test)]
+mod tests;
 
 use std::borrow::Cow;
 
@@ -23,8 +32,13 @@ use futures_util::future::BoxFuture;
 
 use super::config::{JwtConfig, KeysConfig, ProviderConfig, TokenSource};
 use super::{AuthFailure, Credentials, Principal, Provider};
+use crate::lifecycle::health::Health;
+use crate::telemetry::Metrics;
 use claims::Now;
+use key_origin::KeyOrigin;
 use key_set::KeySet;
+pub(super) use key_store::KeyFollower;
+use key_store::{Keys, Unavailable};
 use token::Rejected;
 
 /// Provider of signed tokens.
@@ -32,16 +46,34 @@ use token::Rejected;
 pub(super) struct JwtProvider {
     name: Box<str>,
     config: JwtConfig,
-    keys: KeySet,
+    keys: Keys,
 }
 
 impl JwtProvider {
-    pub(super) fn new(config: &ProviderConfig) -> Self {
-        crypto::install();
-        let keys = match &config.jwt.keys {
-            KeysConfig::Secret(secret) => KeySet::of_secret(secret),
-            _ => KeySet::default(),
+    /// Starts a provider, and the task that keeps its keys up to date. Needs a runtime.
+    pub(super) fn start(
+        config: &ProviderConfig,
+        health: &Health,
+        metrics: &Metrics,
+    ) -> (Self, Option<KeyFollower>) {
+        let (keys, follower) = match (KeyOrigin::new(&config.jwt.keys), &config.jwt.keys) {
+            (Some(origin), _) => {
+                let (keys, follower) = Keys::follow(origin, &config.name, health, metrics);
+                (keys, Some(follower))
+            }
+            (None, KeysConfig::Secret(secret)) => (Keys::fixed(KeySet::of_secret(secret)), None),
+            (None, _) => (Keys::fixed(KeySet::default()), None),
         };
+        (Self::new(config, keys), follower)
+    }
+
+    /// Returns a provider with other settings for the same keys.
+    pub(super) fn with(&self, config: &ProviderConfig) -> Self {
+        Self::new(config, self.keys.clone())
+    }
+
+    fn new(config: &ProviderConfig, keys: Keys) -> Self {
+        crypto::install();
         Self {
             name: config.name.clone(),
             config: config.jwt.clone(),
@@ -49,27 +81,46 @@ impl JwtProvider {
         }
     }
 
-    /// Returns whether it has these settings.
-    pub(super) fn has(&self, config: &ProviderConfig) -> bool {
-        self.name == config.name && self.config == config.jwt
+    pub(super) fn config(&self) -> &JwtConfig {
+        &self.config
     }
 
     /// Finds the token of a request.
     fn token<'r>(&self, credentials: &'r dyn Credentials) -> Option<Cow<'r, str>> {
-        let token = self.config.from.iter().find_map(|from| match from {
+        let mut found = self.config.from.iter().filter_map(|from| match from {
             TokenSource::Bearer => credentials.bearer().map(Cow::Borrowed),
             TokenSource::Cookie(name) => credentials.cookie(name).map(Cow::Borrowed),
             TokenSource::Query(name) => credentials.query(name),
         });
         // A logout often leaves an empty cookie.
-        token.filter(|token| !token.is_empty())
+        found.find(|token| !token.is_empty())
     }
 
-    fn principal(&self, token: &str) -> Result<Principal, Rejected> {
-        let claims = token::verified_claims(token, &self.keys, &self.config.algorithms)?;
+    fn principal(&self, token: &str, keys: &KeySet) -> Result<Principal, Rejected> {
+        let claims = token::verified_claims(token, keys, &self.config.algorithms)?;
         claims::identity(&self.name, &self.config, claims, Now::read())
             .map(|identity| Principal::Identified(Box::new(identity)))
             .map_err(Rejected::Invalid)
+    }
+
+    /// Checks a token, with newer keys if it names a key that is not known.
+    async fn check(&self, token: &str) -> Result<Principal, AuthFailure> {
+        let known = self.keys.current();
+        let mut checked = self.principal(token, &known);
+        if checked == Err(Rejected::UnknownKey) {
+            let newer = self.keys.newer(&known).await;
+            let newer = newer
+                .map_err(|Unavailable { retry_after }| AuthFailure::Unavailable { retry_after })?;
+            if let Some(keys) = newer {
+                checked = self.principal(token, &keys);
+            }
+        }
+        checked.map_err(|rejected| AuthFailure::Invalid {
+            description: match rejected {
+                Rejected::Invalid(description) => description,
+                Rejected::UnknownKey => "the key of the token is unknown",
+            },
+        })
     }
 }
 
@@ -83,15 +134,10 @@ impl Provider for JwtProvider {
         credentials: &'r dyn Credentials,
     ) -> BoxFuture<'r, Result<Option<Principal>, AuthFailure>> {
         Box::pin(async move {
-            let Some(token) = self.token(credentials) else {
-                return Ok(None);
-            };
-            let description = match self.principal(&token) {
-                Ok(principal) => return Ok(Some(principal)),
-                Err(Rejected::Invalid(description)) => description,
-                Err(Rejected::UnknownKey) => "the key of the token is unknown",
-            };
-            Err(AuthFailure::Invalid { description })
+            match self.token(credentials) {
+                Some(token) => self.check(&token).await.map(Some),
+                None => Ok(None),
+            }
         })
     }
 }

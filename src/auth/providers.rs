@@ -1,52 +1,98 @@
 //! All providers by name.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::config::Config;
-use super::jwt::JwtProvider;
+use super::config::{Config, ProviderConfig};
+use super::jwt::{JwtProvider, KeyFollower};
 use super::provider::Provider;
 use crate::lifecycle::health::Health;
 use crate::telemetry::Metrics;
 
 /// Providers of the configuration in force.
-#[derive(Debug)]
 pub struct Providers {
-    by_name: Mutex<BTreeMap<Box<str>, Arc<JwtProvider>>>,
+    health: Health,
+    metrics: Arc<Metrics>,
+    by_name: Mutex<BTreeMap<Box<str>, Running>>,
+}
+
+/// One provider, and the task of its keys.
+struct Running {
+    provider: Arc<JwtProvider>,
+    _follower: Option<KeyFollower>,
 }
 
 impl Providers {
     /// Returns an empty set; [`Self::apply`] fills it.
     #[must_use]
-    pub fn new(_health: &Health, _metrics: &Arc<Metrics>) -> Self {
+    pub fn new(health: &Health, metrics: &Arc<Metrics>) -> Self {
         Self {
+            health: health.clone(),
+            metrics: Arc::clone(metrics),
             by_name: Mutex::default(),
         }
     }
 
-    /// Replaces the providers whose settings changed, adds new ones and removes the others. Routes
-    /// keep the providers that they found until they are replaced themselves. Needs a runtime.
+    /// Replaces the providers whose settings changed, adds new ones and removes the others. Keys
+    /// are kept if their own settings did not change. Routes keep the providers that they found
+    /// until they are replaced themselves. Needs a runtime.
     pub fn apply(&self, config: &Config) {
         let mut by_name = self.lock();
         let mut before = std::mem::take(&mut *by_name);
         for provider in &config.providers {
             let name = provider.name.clone();
-            let current = before
-                .remove(&name)
-                .filter(|current| current.has(provider))
-                .unwrap_or_else(|| Arc::new(JwtProvider::new(provider)));
-            by_name.insert(name, current);
+            let running = self.running(before.remove(&name), provider);
+            by_name.insert(name, running);
         }
+        for (name, _) in before {
+            self.forget(&name);
+        }
+    }
+
+    fn running(&self, before: Option<Running>, config: &ProviderConfig) -> Running {
+        if let Some(mut before) = before
+            && before.provider.config().keys == config.jwt.keys
+        {
+            if *before.provider.config() != config.jwt {
+                before.provider = Arc::new(before.provider.with(config));
+            }
+            return before;
+        }
+        let (provider, follower) = JwtProvider::start(config, &self.health, &self.metrics);
+        if follower.is_none() {
+            self.forget(&config.name);
+        }
+        Running {
+            provider: Arc::new(provider),
+            _follower: follower,
+        }
+    }
+
+    /// Removes the metrics of a provider without a task.
+    fn forget(&self, name: &str) {
+        let metrics = &self.metrics;
+        for result in ["succeeded", "failed"] {
+            let labels = [name, result];
+            // They may not exist.
+            metrics
+                .authentication_key_loads_total
+                .remove_label_values(&labels)
+                .unwrap_or(());
+        }
+        metrics
+            .authentication_keys_loaded_timestamp_seconds
+            .remove_label_values(&[name])
+            .unwrap_or(());
     }
 
     /// Finds a provider for a route.
     #[must_use]
     pub fn find(&self, name: &str) -> Option<Arc<dyn Provider>> {
-        let provider = self.lock().get(name).cloned()?;
+        let provider = Arc::clone(&self.lock().get(name)?.provider);
         Some(provider)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<Box<str>, Arc<JwtProvider>>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Box<str>, Running>> {
         self.by_name.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

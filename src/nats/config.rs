@@ -1,7 +1,8 @@
 //! Settings of the connections to NATS (`nats:` in the configuration).
 
-use std::fmt;
 use std::path::PathBuf;
+
+pub use crate::auth::Secret;
 
 /// Servers, credentials and TLS.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,16 +44,6 @@ pub enum Credentials {
     Token(Secret),
     /// The seed of an nkey.
     Nkey(Secret),
-}
-
-/// A secret that is never printed.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(pub String);
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
-    }
 }
 
 /// TLS settings for connections to NATS.

@@ -110,6 +110,10 @@ pub struct Metrics {
     pub drain_cut_total: IntCounter,
     /// `sidestream_config_reloads_total{result}`
     pub config_reloads_total: IntCounterVec,
+    /// `sidestream_authentication_key_loads_total{provider,result}`
+    pub authentication_key_loads_total: IntCounterVec,
+    /// `sidestream_authentication_keys_loaded_timestamp_seconds{provider}`
+    pub authentication_keys_loaded_timestamp_seconds: IntGaugeVec,
     /// `sidestream_presence_errors_total`
     pub presence_errors_total: IntCounter,
     /// `sidestream_admin_refusals_total{port,code}`
@@ -208,6 +212,8 @@ impl Metrics {
             drain_streams_left: r.gauge("drain_streams_left", "Event streams that the drain has not ended yet.")?,
             drain_cut_total: r.counter("drain_cut_total", "Event streams that were cut at `drain.timeout`.")?,
             config_reloads_total: r.counters("config_reloads_total", "Configuration reloads, by result.", &["result"])?,
+            authentication_key_loads_total: r.counters("authentication_key_loads_total", "Loads of the keys of a token provider, from its issuer or file, by result: `succeeded` or `failed` (the keys of the last load stay in use).", &["provider", "result"])?,
+            authentication_keys_loaded_timestamp_seconds: r.gauges("authentication_keys_loaded_timestamp_seconds", "Time of the last successful load of the keys of a token provider, in seconds since 1970; 0 before the first one.", &["provider"])?,
             presence_errors_total: r.counter("presence_errors_total", "Failed reads and writes of the presence bucket.")?,
             admin_refusals_total: r.counters("admin_refusals_total", "Closed connections and rejected requests on the admin port (`admin`) and the control socket (`control`), by code: `no_first_byte`, `evicted` (a newer connection needed the slot), `busy` (the port or one peer address has reached its limit of requests), `too_many_lists`, `host_not_allowed` (a `Host` that is not an address and not in `admin.hosts`).", &["port", "code"])?,
             log_lines_dropped_total: r.counter("log_lines_dropped_total", LOG_LINES_DROPPED)?,

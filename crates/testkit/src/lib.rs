@@ -6,7 +6,7 @@
 //!
 //! - servers: [`nats`] (one nats-server or a cluster of three), [`sidestream`] (the sidecar under
 //!   test), [`front`] (nginx, HAProxy, Envoy, Caddy and Traefik), [`certs`] (a certificate
-//!   authority),
+//!   authority), [`issuer`] (an OpenID Connect issuer),
 //! - clients: [`sse`] with [`sse_parser`] and [`ndjson`] over [`http1`] and [`h2`], [`browser`] (Chromium),
 //!   [`node`] (npm packages), [`h2_tap`] (frames as received), [`transport`] (TCP or TLS),
 //! - faults: [`proxy`] (delays, stalls, cuts), and the signals of [`process`],
@@ -24,6 +24,7 @@ pub mod front;
 pub mod h2;
 pub mod h2_tap;
 pub mod http1;
+pub mod issuer;
 pub mod kubernetes;
 pub mod nats;
 pub mod ndjson;

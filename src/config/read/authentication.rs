@@ -218,3 +218,164 @@ fn is_token(name: &str) -> bool {
             .bytes()
             .all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::config::load::parse_bytes;
+    use crate::config::{Loaded, Problems, effective};
+
+    const ROUTES: &str = "routes: [{ path: /a, sources: [{ subjects: [a] }] }]\n";
+    const SECRET: &str = "0123456789abcdef0123456789abcdef";
+
+    fn provider(jwt: &str) -> Result<Loaded, Problems> {
+        let text = format!(
+            "{ROUTES}authentication:\n  providers:\n    - name: idp\n      jwt: {{ {jwt} }}\n"
+        );
+        let environment = |name: &str| (name == "JWT_SECRET").then(|| SECRET.to_owned());
+        parse_bytes(text.as_bytes(), "f", &environment)
+    }
+
+    fn problem(jwt: &str) -> String {
+        let problems = provider(jwt).expect_err(jwt);
+        problems.as_slice()[0].message.clone()
+    }
+
+    fn warnings(jwt: &str) -> Vec<String> {
+        let loaded = provider(jwt).unwrap_or_else(|problems| panic!("{jwt}: {problems}"));
+        let warnings = loaded.warnings.iter();
+        warnings.map(|problem| problem.message.clone()).collect()
+    }
+
+    #[test]
+    fn complete_providers_have_no_warning() {
+        for jwt in [
+            "keys: { secret: '${JWT_SECRET}' }",
+            "keys: { secret: '${JWT_SECRET}', discovery: false, jwks: null }, algorithms: [HS512]",
+            "issuer: 'https://id.example.com/', audience: [a], keys: { discovery: true, ca: /ca.pem }",
+            "issuer: 'http://127.0.0.1:8080', audience: [], keys: { discovery: true }",
+            "issuer: other, audience: [a], keys: { jwks: 'https://id.example.com/jwks?a=b' }",
+            "audience: [], keys: { jwks: 'http://[::1]:80/' }, from: ['cookie:__Secure-session', bearer]",
+            "audience: [], keys: { file: /keys.pem }, algorithms: [RS512, ES384], leeway: 0",
+        ] {
+            assert!(warnings(jwt).is_empty(), "{jwt}: {:?}", warnings(jwt));
+        }
+    }
+
+    #[test]
+    fn secret_is_masked_and_absent_keys_have_their_defaults() {
+        let loaded = provider("keys: { secret: '${JWT_SECRET}' }").unwrap();
+        let shown = effective(&loaded.config)["authentication"]["providers"][0].clone();
+        let expected = serde_json::json!({ "name": "idp", "jwt": {
+            "issuer": null, "audience": [],
+            "keys": { "discovery": false, "jwks": null, "file": null, "secret": "***", "ca": null },
+            "algorithms": ["HS256"], "leeway": "30s", "from": ["bearer"],
+        } });
+        assert_eq!(shown, expected);
+        assert!(!format!("{loaded:?}").contains(SECRET));
+    }
+
+    #[test]
+    fn contradictions_are_problems() {
+        for (jwt, message) in [
+            (
+                "issuer: a",
+                "`keys` is missing in `authentication.providers[0].jwt`",
+            ),
+            ("keys: {}", "`keys` names no keys"),
+            ("keys: { discovery: false }", "`keys` names no keys"),
+            ("keys: { discovery: true }", "`discovery` needs `issuer`"),
+            (
+                "keys: { file: a, secret: b }",
+                "`secret` and `file` are both set",
+            ),
+            (
+                "issuer: 'https://a', keys: { discovery: true, jwks: 'https://a' }",
+                "`jwks` and `discovery` are both set",
+            ),
+            (
+                "keys: { file: a, ca: b }",
+                "`ca` needs `discovery` or `jwks`",
+            ),
+            (
+                "issuer: a, keys: { discovery: true }",
+                "a URL is written as `https://host/path`",
+            ),
+            (
+                "issuer: 'https://a/?b', keys: { discovery: true }",
+                "the URL of an issuer has no query",
+            ),
+            (
+                "keys: { jwks: 'ftp://a/b' }",
+                "a URL is written as `https://host/path`",
+            ),
+            (
+                "keys: { jwks: 'https://me:pw@a/b' }",
+                "the URL of keys has no user name, no password and no fragment",
+            ),
+            (
+                "audience: [], keys: { file: a }, algorithms: [RS256, HS256]",
+                "`HS256`, `HS384` and `HS512` need `keys.secret`",
+            ),
+            (
+                "keys: { secret: '${JWT_SECRET}' }, algorithms: [RS256]",
+                "a secret has the algorithms `HS256`, `HS384` and `HS512` only",
+            ),
+            ("keys: { file: a }, algorithms: []", "`algorithms` is empty"),
+            ("keys: { file: a }, from: []", "`from` is empty"),
+            (
+                "keys: { file: a }, from: ['cookie:']",
+                "the place of a token is `bearer`, `cookie:NAME` or `query:NAME`",
+            ),
+        ] {
+            assert_eq!(problem(jwt), message, "{jwt}");
+        }
+        assert!(
+            problem("keys: { file: a }, algorithms: [none]")
+                .starts_with("an item of `algorithms` must be `RS256` or")
+        );
+    }
+
+    #[test]
+    fn names_are_unique_and_short() {
+        let problems = |names: [&str; 2]| {
+            let provider =
+                |name| format!("{{ name: '{name}', jwt: {{ keys: {{ secret: {SECRET} }} }} }}");
+            let providers = names.map(provider).join(", ");
+            let text = format!("{ROUTES}authentication: {{ providers: [{providers}] }}\n");
+            parse_bytes(text.as_bytes(), "f", &|_| None)
+                .map_or_else(|problems| problems.as_slice().len(), |_| 0)
+        };
+        assert_eq!(problems(["a", "b.c-D_1"]), 0);
+        assert_eq!(problems(["a", "a"]), 1);
+        assert_eq!(problems(["", "a b"]), 2);
+        assert_eq!(problems(["a", &"x".repeat(65)]), 1);
+    }
+
+    #[test]
+    fn unsafe_settings_are_warnings() {
+        for (jwt, message) in [
+            (
+                "keys: { file: a }",
+                "`audience` is not set: tokens that the issuer made for other services are accepted too",
+            ),
+            (
+                "keys: { secret: short }",
+                "the secret is shorter than 32 bytes: it can be found by trying",
+            ),
+            (
+                "audience: [], keys: { jwks: 'http://id.example.com/jwks' }",
+                super::UNPROTECTED,
+            ),
+            (
+                "issuer: 'http://id.example.com', audience: [], keys: { discovery: true }",
+                super::UNPROTECTED,
+            ),
+            (
+                "keys: { secret: '${JWT_SECRET}' }, from: ['query:token']",
+                "the token is part of the URL: browsers, proxies and logs keep URLs",
+            ),
+        ] {
+            assert_eq!(warnings(jwt), [message], "{jwt}");
+        }
+    }
+}

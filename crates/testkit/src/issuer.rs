@@ -1,0 +1,220 @@
+//! OpenID Connect issuer: discovery, JWKS and tokens with real keys (ES256), over HTTP on loopback.
+//!
+//! It can rotate its key, and misbehave ([`Mode`]). It counts the fetches of its keys.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use ring::rand::SystemRandom;
+use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+
+/// Behaviour of an issuer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Answers.
+    Normal,
+    /// Closes every connection.
+    Down,
+    /// Accepts requests and never answers.
+    Silent,
+    /// Answers with 10 MiB of keys.
+    Oversized,
+    /// The discovery document names another issuer.
+    OtherIssuer,
+    /// Redirects to itself.
+    Redirect,
+}
+
+/// Running issuer. Dropping it stops it.
+pub struct Issuer {
+    address: SocketAddr,
+    state: Arc<Mutex<State>>,
+    server: JoinHandle<()>,
+}
+
+struct State {
+    mode: Mode,
+    keys: Vec<SigningKey>,
+    made: usize,
+    fetches: usize,
+}
+
+struct SigningKey {
+    id: String,
+    pair: EcdsaKeyPair,
+}
+
+impl SigningKey {
+    fn new(id: String) -> Self {
+        let (algorithm, random) = (&ECDSA_P256_SHA256_FIXED_SIGNING, SystemRandom::new());
+        let document = EcdsaKeyPair::generate_pkcs8(algorithm, &random).unwrap();
+        let pair = EcdsaKeyPair::from_pkcs8(algorithm, document.as_ref(), &random).unwrap();
+        Self { id, pair }
+    }
+
+    fn jwk(&self) -> Value {
+        // An uncompressed point: 4, x, y.
+        let (x, y) = self.pair.public_key().as_ref()[1..].split_at(32);
+        json!({
+            "kty": "EC", "crv": "P-256", "alg": "ES256", "use": "sig", "kid": self.id,
+            "x": URL_SAFE_NO_PAD.encode(x), "y": URL_SAFE_NO_PAD.encode(y),
+        })
+    }
+}
+
+impl Issuer {
+    /// Starts an issuer with one key, `key-1`.
+    pub async fn start() -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let state = Arc::new(Mutex::new(State {
+            mode: Mode::Normal,
+            keys: Vec::new(),
+            made: 0,
+            fetches: 0,
+        }));
+        let server = tokio::spawn(serve(listener, address, Arc::clone(&state)));
+        let issuer = Self {
+            address,
+            state,
+            server,
+        };
+        issuer.rotate();
+        issuer
+    }
+
+    /// URL, as in the claim `iss`.
+    pub fn url(&self) -> String {
+        url(self.address)
+    }
+
+    /// Replaces all keys by a new one, and returns its id.
+    pub fn rotate(&self) -> String {
+        let mut state = self.state.lock().unwrap();
+        state.made += 1;
+        let id = format!("key-{}", state.made);
+        state.keys = vec![SigningKey::new(id.clone())];
+        id
+    }
+
+    /// Adds another key with the id of the newest one. Tokens are signed by the new key.
+    pub fn add_namesake(&self) {
+        let mut state = self.state.lock().unwrap();
+        let id = state.keys.last().unwrap().id.clone();
+        state.keys.push(SigningKey::new(id));
+    }
+
+    /// Changes its behaviour.
+    pub fn set(&self, mode: Mode) {
+        self.state.lock().unwrap().mode = mode;
+    }
+
+    /// Number of requests for its keys.
+    pub fn fetches(&self) -> usize {
+        self.state.lock().unwrap().fetches
+    }
+
+    /// Token with these claims, signed by the newest key. Missing claims of a valid token for the
+    /// audience `sidestream` are added: `iss`, `aud`, `sub`, `iat`, `exp` (in five minutes). A claim
+    /// of null is left out.
+    pub fn token(&self, claims: &Value) -> String {
+        let now = std::time::SystemTime::UNIX_EPOCH
+            .elapsed()
+            .unwrap()
+            .as_secs();
+        let mut all = json!({
+            "iss": self.url(), "aud": "sidestream", "sub": "alice", "iat": now, "exp": now + 300,
+        });
+        let members = all.as_object_mut().unwrap();
+        for (name, value) in claims.as_object().unwrap() {
+            members.insert(name.clone(), value.clone());
+        }
+        members.retain(|_, value| !value.is_null());
+        let id = self.state.lock().unwrap().keys.last().unwrap().id.clone();
+        self.sign(&json!({ "alg": "ES256", "kid": id }), &all.to_string())
+    }
+
+    /// Token with this header and these bytes as claims, signed by the newest key.
+    pub fn sign(&self, header: &Value, claims: &str) -> String {
+        let encoded = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+        let message = format!(
+            "{}.{}",
+            encoded(header.to_string().as_bytes()),
+            encoded(claims.as_bytes())
+        );
+        let state = self.state.lock().unwrap();
+        let pair = &state.keys.last().unwrap().pair;
+        let signature = pair.sign(&SystemRandom::new(), message.as_bytes()).unwrap();
+        format!("{message}.{}", encoded(signature.as_ref()))
+    }
+}
+
+impl Drop for Issuer {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}
+
+fn url(address: SocketAddr) -> String {
+    format!("http://{address}")
+}
+
+async fn serve(listener: TcpListener, address: SocketAddr, state: Arc<Mutex<State>>) {
+    loop {
+        let (socket, _) = listener.accept().await.unwrap();
+        if state.lock().unwrap().mode == Mode::Down {
+            continue;
+        }
+        let state = Arc::clone(&state);
+        let service = service_fn(move |request| {
+            let state = Arc::clone(&state);
+            async move { Ok::<_, hyper::Error>(answer(&request, address, &state).await) }
+        });
+        tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(socket), service));
+    }
+}
+
+async fn answer<B>(
+    request: &Request<B>,
+    address: SocketAddr,
+    state: &Mutex<State>,
+) -> Response<Full<Bytes>> {
+    let mode = state.lock().unwrap().mode;
+    let is_keys = request.uri().path() == "/jwks";
+    if is_keys {
+        state.lock().unwrap().fetches += 1;
+    }
+    let document = match mode {
+        Mode::Silent => std::future::pending().await,
+        Mode::Redirect => return redirect(address),
+        Mode::OtherIssuer if !is_keys => {
+            json!({ "issuer": "https://other.example.com", "jwks_uri": format!("{}/jwks", url(address)) })
+        }
+        Mode::Oversized if is_keys => json!({ "keys": [], "more": " ".repeat(10 << 20) }),
+        _ if is_keys => {
+            let state = state.lock().unwrap();
+            json!({ "keys": state.keys.iter().map(SigningKey::jwk).collect::<Vec<_>>() })
+        }
+        _ => json!({ "issuer": url(address), "jwks_uri": format!("{}/jwks", url(address)) }),
+    };
+    Response::new(Full::new(document.to_string().into()))
+}
+
+fn redirect(address: SocketAddr) -> Response<Full<Bytes>> {
+    Response::builder()
+        .status(StatusCode::FOUND)
+        .header("location", format!("{}/jwks", url(address)))
+        .body(Full::default())
+        .unwrap()
+}
