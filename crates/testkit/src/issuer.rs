@@ -1,8 +1,9 @@
-//! OpenID Connect issuer: discovery, JWKS and tokens with real keys (ES256), over HTTP on loopback.
+//! OpenID Connect issuer on loopback: discovery, JWKS and tokens with real keys (ES256), over HTTP
+//! or HTTPS.
 //!
 //! It can rotate its key, and misbehave ([`Mode`]). It counts the fetches of its keys.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex};
 
 use base64::Engine as _;
@@ -18,6 +19,9 @@ use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
+
+use crate::certs::{Identity, server_config};
 
 /// Behaviour of an issuer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,11 +38,13 @@ pub enum Mode {
     OtherIssuer,
     /// Redirects to itself.
     Redirect,
+    /// The discovery document names keys without TLS.
+    Downgrade,
 }
 
 /// Running issuer. Dropping it stops it.
 pub struct Issuer {
-    address: SocketAddr,
+    url: String,
     state: Arc<Mutex<State>>,
     server: JoinHandle<()>,
 }
@@ -76,27 +82,34 @@ impl SigningKey {
 impl Issuer {
     /// Starts an issuer with one key, `key-1`.
     pub async fn start() -> Self {
+        Self::serving(None).await
+    }
+
+    /// Starts an issuer over HTTPS with this certificate.
+    pub async fn start_tls(identity: &Identity) -> Self {
+        let acceptor = TlsAcceptor::from(server_config(identity, &[]));
+        Self::serving(Some(acceptor)).await
+    }
+
+    async fn serving(tls: Option<TlsAcceptor>) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-        let address = listener.local_addr().unwrap();
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let url = format!("{scheme}://{}", listener.local_addr().unwrap());
         let state = Arc::new(Mutex::new(State {
             mode: Mode::Normal,
             keys: Vec::new(),
             made: 0,
             fetches: 0,
         }));
-        let server = tokio::spawn(serve(listener, address, Arc::clone(&state)));
-        let issuer = Self {
-            address,
-            state,
-            server,
-        };
+        let server = tokio::spawn(serve(listener, tls, url.clone(), Arc::clone(&state)));
+        let issuer = Self { url, state, server };
         issuer.rotate();
         issuer
     }
 
     /// URL, as in the claim `iss`.
     pub fn url(&self) -> String {
-        url(self.address)
+        self.url.clone()
     }
 
     /// Replaces all keys by a new one, and returns its id.
@@ -166,55 +179,65 @@ impl Drop for Issuer {
     }
 }
 
-fn url(address: SocketAddr) -> String {
-    format!("http://{address}")
-}
-
-async fn serve(listener: TcpListener, address: SocketAddr, state: Arc<Mutex<State>>) {
+async fn serve(
+    listener: TcpListener,
+    tls: Option<TlsAcceptor>,
+    url: String,
+    state: Arc<Mutex<State>>,
+) {
     loop {
         let (socket, _) = listener.accept().await.unwrap();
         if state.lock().unwrap().mode == Mode::Down {
             continue;
         }
-        let state = Arc::clone(&state);
+        let (url, state) = (url.clone(), Arc::clone(&state));
         let service = service_fn(move |request| {
-            let state = Arc::clone(&state);
-            async move { Ok::<_, hyper::Error>(answer(&request, address, &state).await) }
+            let (url, state) = (url.clone(), Arc::clone(&state));
+            async move { Ok::<_, hyper::Error>(answer(&request, &url, &state).await) }
         });
-        tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(socket), service));
+        let tls = tls.clone();
+        tokio::spawn(async move {
+            let http = http1::Builder::new();
+            // A client that does not trust the certificate ends the connection.
+            let served = match tls {
+                None => http.serve_connection(TokioIo::new(socket), service).await,
+                Some(tls) => match tls.accept(socket).await {
+                    Ok(socket) => http.serve_connection(TokioIo::new(socket), service).await,
+                    Err(_) => Ok(()),
+                },
+            };
+            drop(served);
+        });
     }
 }
 
-async fn answer<B>(
-    request: &Request<B>,
-    address: SocketAddr,
-    state: &Mutex<State>,
-) -> Response<Full<Bytes>> {
+async fn answer<B>(request: &Request<B>, url: &str, state: &Mutex<State>) -> Response<Full<Bytes>> {
     let mode = state.lock().unwrap().mode;
     let is_keys = request.uri().path() == "/jwks";
     if is_keys {
         state.lock().unwrap().fetches += 1;
     }
+    let discovery = |issuer: &str, keys: &str| json!({ "issuer": issuer, "jwks_uri": keys });
+    let keys = format!("{url}/jwks");
     let document = match mode {
         Mode::Silent => std::future::pending().await,
-        Mode::Redirect => return redirect(address),
-        Mode::OtherIssuer if !is_keys => {
-            json!({ "issuer": "https://other.example.com", "jwks_uri": format!("{}/jwks", url(address)) })
-        }
+        Mode::Redirect => return redirect(&keys),
         Mode::Oversized if is_keys => json!({ "keys": [], "more": " ".repeat(10 << 20) }),
         _ if is_keys => {
             let state = state.lock().unwrap();
             json!({ "keys": state.keys.iter().map(SigningKey::jwk).collect::<Vec<_>>() })
         }
-        _ => json!({ "issuer": url(address), "jwks_uri": format!("{}/jwks", url(address)) }),
+        Mode::OtherIssuer => discovery("https://other.example.com", &keys),
+        Mode::Downgrade => discovery(url, &keys.replace("https:", "http:")),
+        Mode::Normal | Mode::Down | Mode::Oversized => discovery(url, &keys),
     };
     Response::new(Full::new(document.to_string().into()))
 }
 
-fn redirect(address: SocketAddr) -> Response<Full<Bytes>> {
+fn redirect(location: &str) -> Response<Full<Bytes>> {
     Response::builder()
         .status(StatusCode::FOUND)
-        .header("location", format!("{}/jwks", url(address)))
+        .header("location", location)
         .body(Full::default())
         .unwrap()
 }

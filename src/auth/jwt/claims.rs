@@ -1,4 +1,4 @@
-//! Claims of a token whose signature is valid: issuer, audience, times, subject. Pure.
+//! Claims of a token whose signature is valid: checks of issuer, audience, times and subject.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -67,7 +67,7 @@ pub(super) fn identity(
     Ok(Identity {
         provider: provider.into(),
         subject,
-        // An end later than any time of this clock is none.
+        // An end later than any time of this clock never comes.
         expires: ends.and_then(|ends| now.instant.checked_add(ends.saturating_sub(now.wall))),
         claims,
     })

@@ -1,4 +1,4 @@
-//! Keys of a provider, ready to check signatures: from a JSON Web Key Set, PEM or a secret. Pure.
+//! Keys of a provider, ready to check signatures: from a JSON Web Key Set, PEM or a secret.
 //!
 //! A key has one type, and a type has few algorithms. A key that names its own algorithm has only
 //! that one. Keys for encryption, secrets in a public set and unknown types are skipped.

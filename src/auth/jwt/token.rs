@@ -1,4 +1,4 @@
-//! A token: size, header, signature, claims as JSON. Pure.
+//! Bytes of a token: size, header, signature, claims as JSON.
 //!
 //! Nothing of a token is used before its signature is valid, except for the names of its algorithm
 //! and its key.
