@@ -51,6 +51,8 @@ const NAMES: &[(&str, &str)] = &[
     ("drain_streams_left", ""),
     ("drain_cut_total", ""),
     ("config_reloads_total", "result"),
+    ("authentication_key_loads_total", "provider, result"),
+    ("authentication_keys_loaded_timestamp_seconds", "provider"),
     ("presence_errors_total", ""),
     ("admin_refusals_total", "port, code"),
     ("presence_full_total", ""),

@@ -138,10 +138,6 @@ impl Keys {
 
 impl State {
     /// Returns the answer of [`Keys::newer`], or nothing if the last load is older than `age`.
-    #[expect(
-        clippy::type_complexity,
-        reason = "the answer of `Keys::newer`, if known"
-    )]
     fn newer(
         &self,
         than: &Arc<KeySet>,

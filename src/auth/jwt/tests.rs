@@ -154,6 +154,10 @@ fn unusable_tokens_are_rejected() {
             "the token is not a signed JWT",
         ),
         (
+            header(&format!(r#"{{"alg":"HS256","x":{}}}"#, "[".repeat(1000))),
+            "the token is not a signed JWT",
+        ),
+        (
             header(r#"{"alg":"HS256","kid":1}"#),
             "the token is not a signed JWT",
         ),
@@ -196,13 +200,13 @@ proptest! {
     fn signed_text_of_any_form_gets_a_result(header in any::<String>(), claims in any::<String>()) {
         let known = signed(r#"{"alg":"HS256"}"#, &claims, SECRET.as_bytes());
         for token in [signed(&header, &claims, SECRET.as_bytes()), known] {
-            let _: Result<_, _> = verified_claims(&token, &secret_keys(), &[Algorithm::HS256]);
+            drop(verified_claims(&token, &secret_keys(), &[Algorithm::HS256]));
         }
     }
 
     #[test]
     fn any_bytes_as_keys_get_a_result(bytes in prop::collection::vec(any::<u8>(), 0..300), text in "\\{\"keys\": ?\\[\\{\"kty\":\"(EC|RSA|OKP|oct)\",\"(n|x|crv|kid)\":\"[A-Za-z0-9=-]{0,20}\"\\}\\]\\}") {
-        let _: Result<_, _> = KeySet::from_file(&bytes);
+        drop(KeySet::from_file(&bytes));
         prop_assert_eq!(KeySet::from_jwks(text.as_bytes()).unwrap_err(), InvalidKeys::NoneUsable);
     }
 }
