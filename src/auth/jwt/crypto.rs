@@ -1,7 +1,7 @@
 //! Signature checks of `jsonwebtoken` by ring, the one cryptography provider of the process.
 //!
 //! `jsonwebtoken` takes its cryptography from a default of the process, which [`install`] sets.
-//! This one checks signatures only: nothing here signs or makes keys.
+//! This one checks signatures only: nothing here signs or makes keys (decision 0030).
 
 use jsonwebtoken::crypto::{CryptoProvider, JwtSigner, JwtVerifier, KeyUtils};
 use jsonwebtoken::errors::{ErrorKind, Result};
