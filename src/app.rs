@@ -5,7 +5,8 @@
 //! the order of stopping is its reverse:
 //!
 //! ```text
-//! start  admin port (probes answer) -> NATS connections -> sources -> presence -> listeners
+//! start  admin port (probes answer) -> NATS connections -> sources -> presence -> providers
+//!        -> listeners
 //! run    signals, admin commands and reloads, one at a time, in `App::run`
 //! end    drain: listeners and event streams -> presence, sources, NATS -> admin port
 //! ```
@@ -49,7 +50,7 @@ use crate::limit::{ConnectionLimiter, LoopLagProbes, descriptors};
 use crate::net::sockets;
 use crate::presence::StreamTable;
 use crate::telemetry::Metrics;
-use crate::{admin, nats};
+use crate::{admin, auth, nats};
 
 pub use error::StartError;
 use parts::{App, Live};
@@ -148,6 +149,7 @@ impl App {
         let context = http::Context::new(metrics.clone(), streams, limiter, load_level);
         let live = Live {
             context,
+            providers: auth::Providers::new(&health, &metrics),
             sources,
             budget,
             metrics,
@@ -253,9 +255,16 @@ impl Live {
             config.http.connections_max.unwrap_or_else(auto),
             config.file_descriptors,
         );
+        // Providers before the routes that name them.
+        self.providers.apply(&config.authentication);
         let find = |source: &http::config::SourceConfig| self.sources.find(source);
-        self.context
-            .set_routes(Routes::new(config.http.clone(), &find, &self.metrics));
+        let find_provider = |name: &str| self.providers.find(name);
+        self.context.set_routes(Routes::new(
+            config.http.clone(),
+            &find,
+            &find_provider,
+            &self.metrics,
+        ));
     }
 
     /// Registers gauges that are computed at each scrape.

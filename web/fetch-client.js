@@ -23,6 +23,9 @@
  *   `base * 2^failures`, at most `capMs` ("full jitter": ten thousand clients of one pod do not come back in step). `base`
  *   is the server's `retry:`.
  * - `Retry-After` is a lower bound, with jitter above it.
+ * - Before a token expires the server sends `sidestream.renew`. If `headers` is a function, the client then calls it for
+ *   fresh headers and reconnects at its position at once; if it throws, the event stream continues. It is called before
+ *   every other attempt as well, which fails if it throws and is made again later.
  * - 204 is the end: the promise resolves. A 4xx other than 429 is a mistake that repeating does not mend: the
  *   promise rejects with `Refused`. Everything else is tried again.
  *
@@ -32,8 +35,10 @@
  * @param {(gap: {reason: string, missed: number | null, resume: string}) => unknown} [options.onGap] events that this
  *   client was owed are gone; it stands before the first event after them
  * @param {(close: {reason: string, retry?: number}) => unknown} [options.onClose] the server says why it ends the stream
+ * @param {(renewal: {expires: number}) => unknown} [options.onRenew] the credentials expire at this time, in seconds since
+ *   1970; awaited before the headers are asked for
  * @param {(state: {state: "connecting" | "live" | "waiting", delayMs?: number, cause?: unknown}) => void} [options.onState]
- * @param {HeadersInit} [options.headers]
+ * @param {HeadersInit | (() => HeadersInit | Promise<HeadersInit>)} [options.headers]
  * @param {string} [options.lastEventId] where to begin; "" is live
  * @param {AbortSignal} [options.signal] aborting resolves the promise
  * @param {RequestCredentials} [options.credentials]
@@ -45,10 +50,12 @@
  * @returns {Promise<void>}
  */
 export async function follow(url, options) {
-  const { onEvent, onGap, onClose, onState, headers, signal, credentials } = options;
+  const { onEvent, onGap, onClose, onRenew, onState, headers, signal, credentials } = options;
   const { capMs = 30_000, eventCharsMax = 16 << 20, fetch = globalThis.fetch, random = Math.random } = options;
   let { lastEventId = "", retryMs = 3000 } = options;
   let failures = 0;
+  // Headers of a renewal, for the next attempt.
+  let fresh;
 
   while (!signal?.aborted) {
     let waitMs = 0;
@@ -59,7 +66,9 @@ export async function follow(url, options) {
     signal?.addEventListener("abort", abort);
     try {
       onState?.({ state: "connecting" });
-      const response = await fetch(url, { headers: requestHeaders(headers, lastEventId), signal: attempt.signal, credentials, cache: "no-store" });
+      const given = fresh ?? (typeof headers === "function" ? await headers() : headers);
+      fresh = undefined;
+      const response = await fetch(url, { headers: requestHeaders(given, lastEventId), signal: attempt.signal, credentials, cache: "no-store" });
       if (response.status === 204) return;
       waitMs = retryAfter(response);
       if (response.status !== 200) throw await refusal(response);
@@ -75,12 +84,16 @@ export async function follow(url, options) {
           await handled(() => onClose?.(close));
         } else if (block.event === "sidestream.gap") {
           await handled(() => onGap?.(parsed(block.data)));
+        } else if (block.event === "sidestream.renew") {
+          await handled(() => onRenew?.(parsed(block.data)));
+          if (typeof headers === "function") fresh = await renewed(headers);
         } else if (block.event !== undefined && block.event !== "sidestream.position") {
           await handled(() => onEvent(block.toEvent()));
         }
         if (block.id !== undefined) lastEventId = block.id;
         // A position or an event is a stream that works; `retry:` and a close alone may be an overloaded server.
         if (block.told) failures = 0;
+        if (fresh !== undefined) break;
       }
     } catch (error) {
       if (signal?.aborted) return;
@@ -91,6 +104,7 @@ export async function follow(url, options) {
       signal?.removeEventListener("abort", abort);
       attempt.abort();
     }
+    if (fresh !== undefined) continue;
     const delayMs = waitMs + random() * (waitMs > 0 ? retryMs : Math.min(Math.max(capMs, retryMs), retryMs * 2 ** failures));
     failures += 1;
     onState?.({ state: "waiting", delayMs, cause });
@@ -121,6 +135,15 @@ async function handled(call) {
     await call();
   } catch (cause) {
     throw new HandlerError("a handler failed", { cause });
+  }
+}
+
+/** The headers of a renewal; undefined if the application has none at the moment. */
+async function renewed(headers) {
+  try {
+    return await headers();
+  } catch {
+    return undefined;
   }
 }
 

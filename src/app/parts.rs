@@ -18,7 +18,7 @@ use crate::lifecycle::phase::Progress;
 use crate::lifecycle::shutdown::Trigger;
 use crate::lifecycle::signals::Request;
 use crate::telemetry::Metrics;
-use crate::{admin, http, nats};
+use crate::{admin, auth, http, nats};
 
 /// All running parts.
 pub(super) struct App {
@@ -44,6 +44,7 @@ pub(super) struct App {
 /// Parts that a reload changes while event streams are open.
 pub(super) struct Live {
     pub(super) context: Arc<http::Context>,
+    pub(super) providers: auth::Providers,
     pub(super) sources: Arc<Sources>,
     pub(super) budget: Arc<Budget>,
     pub(super) metrics: Arc<Metrics>,

@@ -22,6 +22,6 @@ pub mod provider;
 pub mod providers;
 
 pub use config::{Config, Secret};
-pub use principal::{Identity, Principal};
+pub use principal::{Expiry, Identity, Principal};
 pub use provider::{AuthFailure, Credentials, Provider};
 pub use providers::Providers;

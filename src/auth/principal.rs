@@ -29,15 +29,27 @@ pub struct Identity {
     pub subject: Box<str>,
     /// Claims of the credentials.
     pub claims: Map<String, Value>,
-    /// End of the credentials. The provider converts wall-clock time once, so that a clock step
-    /// does not move it. `None`: they do not expire.
-    pub expires: Option<Instant>,
+    /// End of the credentials. `None`: they do not expire.
+    pub expires: Option<Expiry>,
+}
+
+/// End of credentials. The provider converts wall-clock time once, so that a clock step does not
+/// move it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Expiry {
+    /// Time at which the credentials expire, in seconds since 1970.
+    pub unix_seconds: u64,
+    /// The same time by the monotonic clock.
+    pub at: Instant,
+    /// Time at which the principal is no longer valid here: later by the tolerated difference of
+    /// clocks.
+    pub end: Instant,
 }
 
 impl Principal {
-    /// Returns the time at which the credentials expire.
+    /// Returns the end of the credentials.
     #[must_use]
-    pub fn expires(&self) -> Option<Instant> {
+    pub fn expires(&self) -> Option<Expiry> {
         match self {
             Self::Anonymous => None,
             Self::Identified(identity) => identity.expires,
@@ -52,6 +64,20 @@ impl Principal {
             Value::String(text) => Some(Cow::Borrowed(text)),
             Value::Number(number) => Some(Cow::Owned(number.to_string())),
             Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => None,
+        }
+    }
+
+    /// Returns a claim as texts: a text, or a list. The elements of a list that are not texts are
+    /// left out. `None` for any other value and for a claim that is missing.
+    #[must_use]
+    pub fn claim_texts(&self, path: &ClaimPath) -> Option<Vec<Cow<'_, str>>> {
+        match self.claim(path)? {
+            Value::String(text) => Some(vec![Cow::Borrowed(text)]),
+            Value::Array(values) => {
+                let texts = values.iter().filter_map(Value::as_str);
+                Some(texts.map(Cow::Borrowed).collect())
+            }
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_) => None,
         }
     }
 
@@ -113,6 +139,37 @@ mod tests {
             (".roles.0", None),
         ] {
             assert_eq!(text(&principal, path).as_deref(), expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn claim_of_texts_is_a_text_or_a_list() {
+        let principal = principal(serde_json::json!({
+            "one": "a.>", "some": ["a.*", 7, null, "b"], "empty": [], "number": 7,
+            "org": { "subjects": ["c"] },
+        }));
+        for (path, expected) in [
+            (".one", Some(vec!["a.>"])),
+            (".some", Some(vec!["a.*", "b"])),
+            (".empty", Some(vec![])),
+            (".org.subjects", Some(vec!["c"])),
+            (".number", None),
+            (".org", None),
+            (".missing", None),
+        ] {
+            let path = ClaimPath::parse(path).unwrap();
+            let texts = principal.claim_texts(&path);
+            assert_eq!(
+                texts.as_deref(),
+                expected
+                    .as_deref()
+                    .map(|texts| texts
+                        .iter()
+                        .map(|text| Cow::Borrowed(*text))
+                        .collect::<Vec<_>>())
+                    .as_deref(),
+                "{path}"
+            );
         }
     }
 

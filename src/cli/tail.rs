@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! Tail::follow   loop: connect -> request -> read -> back off
+//!   bearer       a token from a command
 //!   request      one request: redirects, status, `Retry-After`
 //!   connection   TCP, TLS, HTTP/1.1 or HTTP/2
 //!   print        one line per event: JSON, plain text or colours
@@ -14,6 +15,7 @@
 //! runtime; printing happens on a blocking thread so that a stopped reader cannot block Ctrl-C.
 
 mod backoff;
+mod bearer;
 mod connection;
 mod print;
 mod request;
@@ -25,7 +27,7 @@ use std::time::{Duration, SystemTime};
 
 use fastrand::Rng;
 use http_body_util::BodyExt;
-use hyper::header::{HeaderMap, HeaderName, HeaderValue};
+use hyper::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use tokio::signal::unix::{SignalKind, signal};
 
 use self::backoff::RetryDelays;
@@ -53,6 +55,10 @@ pub(super) struct Args {
     /// Request header; may be repeated
     #[arg(long = "header", value_name = "NAME: VALUE", value_parser = header)]
     headers: Vec<(HeaderName, HeaderValue)>,
+    /// Command for the shell that prints a bearer token; runs before every connection, and when the
+    /// server asks for renewed credentials
+    #[arg(long, value_name = "COMMAND")]
+    bearer_command: Option<String>,
     /// Also trust the certificates in this PEM file
     #[arg(long, value_name = "FILE")]
     cacert: Option<PathBuf>,
@@ -109,6 +115,7 @@ struct Tail {
     target: Target,
     connector: Connector,
     headers: HeaderMap,
+    bearer_command: Option<String>,
     style: Style,
     backoff: RetryDelays,
     /// Id of the last printed event; empty for live.
@@ -122,6 +129,14 @@ enum End {
     Done(Exit),
     /// Interrupted by the server or the network: reconnect.
     Broken(String),
+    /// The credentials expire: reconnect at once with new ones.
+    Renewed,
+}
+
+/// Reason to stop reading a connection.
+enum Stop {
+    Exit(Exit),
+    Renew,
 }
 
 impl Tail {
@@ -136,6 +151,7 @@ impl Tail {
             target,
             connector,
             headers,
+            bearer_command: args.bearer_command.clone(),
             style: Style::detect(args.json),
             backoff: RetryDelays::new(Rng::new()),
             position: args.last_event_id.clone(),
@@ -145,23 +161,21 @@ impl Tail {
 
     async fn follow(&mut self) -> Exit {
         loop {
-            let (why, after) =
-                match request::open(&self.connector, &self.target, &self.headers, &self.position)
-                    .await
-                {
-                    Ok(opened) => match self.read(opened).await {
-                        End::Done(exit) => return exit,
-                        End::Broken(why) => (why, None),
-                    },
-                    Err(No::Finished) => {
-                        return stopped(
-                            "the server has ended this stream for good (204)",
-                            Exit::Clean,
-                        );
-                    }
-                    Err(No::ForGood(why)) => return stopped(&why, Exit::Unavailable),
-                    Err(No::ForNow { why, after }) => (why, after),
-                };
+            let (why, after) = match self.open().await {
+                Ok(opened) => match self.read(opened).await {
+                    End::Done(exit) => return exit,
+                    End::Renewed => continue,
+                    End::Broken(why) => (why, None),
+                },
+                Err(No::Finished) => {
+                    return stopped(
+                        "the server has ended this stream for good (204)",
+                        Exit::Clean,
+                    );
+                }
+                Err(No::ForGood(why)) => return stopped(&why, Exit::Unavailable),
+                Err(No::ForNow { why, after }) => (why, after),
+            };
             let delay = self.backoff.next_delay(after);
             report(&format!(
                 "{why}; reconnecting in {:.1} s{}",
@@ -170,6 +184,15 @@ impl Tail {
             ));
             tokio::time::sleep(delay).await;
         }
+    }
+
+    /// Sends one request, with a fresh token if a command prints one.
+    async fn open(&mut self) -> Result<Opened, No> {
+        if let Some(command) = &self.bearer_command {
+            let token = bearer::run(command).await?;
+            self.headers.insert(AUTHORIZATION, token);
+        }
+        request::open(&self.connector, &self.target, &self.headers, &self.position).await
     }
 
     fn resuming(&self) -> String {
@@ -200,33 +223,37 @@ impl Tail {
             let Ok(bytes) = frame.into_data() else {
                 continue;
             };
-            if let Some(exit) = self.take(&mut decoder, &bytes).await {
-                return End::Done(exit);
+            match self.take(&mut decoder, &bytes).await {
+                Some(Stop::Exit(exit)) => return End::Done(exit),
+                Some(Stop::Renew) => return End::Renewed,
+                None => {}
             }
         }
         End::Broken("the server ended the stream".into())
     }
 
-    /// Decodes the received bytes and prints the events. Returns an exit code to stop.
-    async fn take(&mut self, decoder: &mut Decoder, mut bytes: &[u8]) -> Option<Exit> {
+    /// Decodes the received bytes and prints the events. Returns a reason to stop.
+    async fn take(&mut self, decoder: &mut Decoder, mut bytes: &[u8]) -> Option<Stop> {
         let mut out = String::new();
-        let mut exit = None;
-        while exit.is_none() {
+        let mut stop = None;
+        while stop.is_none() {
             match decoder.next(&mut bytes) {
-                Ok(Some(decoded)) => exit = self.meet(decoded, &mut out),
+                Ok(Some(decoded)) => stop = self.meet(decoded, &mut out),
                 Ok(None) => break,
                 // Final: the server would send the same after every reconnect.
-                Err(error) => exit = Some(stopped(&error.to_string(), Exit::Unavailable)),
+                Err(error) => {
+                    stop = Some(Stop::Exit(stopped(&error.to_string(), Exit::Unavailable)));
+                }
             }
         }
         // A closed pipe (`| head`) is a normal end.
         match print(out).await {
-            Ok(()) => exit,
-            printed => Some(exit_of(printed)),
+            Ok(()) => stop,
+            printed => Some(Stop::Exit(exit_of(printed))),
         }
     }
 
-    fn meet(&mut self, decoded: Decoded, out: &mut String) -> Option<Exit> {
+    fn meet(&mut self, decoded: Decoded, out: &mut String) -> Option<Stop> {
         match decoded {
             Decoded::Retry(base) => self.backoff.set_base(base),
             Decoded::Position(id) => {
@@ -241,7 +268,7 @@ impl Tail {
         None
     }
 
-    fn event(&mut self, event: &ReceivedEvent, out: &mut String) -> Option<Exit> {
+    fn event(&mut self, event: &ReceivedEvent, out: &mut String) -> Option<Stop> {
         let now = SystemTime::now();
         match event.event.as_str() {
             POSITION => {
@@ -253,6 +280,7 @@ impl Tail {
                 self.closing(event);
                 return None;
             }
+            RENEW => return self.renew(),
             GAP => {
                 report(&gap(event));
                 // A program that reads the lines must see the gap at its position.
@@ -268,7 +296,17 @@ impl Tail {
         self.backoff.succeeded();
         let left = self.events_left.as_mut()?;
         *left -= 1;
-        (*left == 0).then_some(Exit::Clean)
+        (*left == 0).then_some(Stop::Exit(Exit::Clean))
+    }
+
+    /// Renews the credentials if a command prints them.
+    fn renew(&self) -> Option<Stop> {
+        if self.bearer_command.is_none() {
+            report("the credentials expire soon, and there is no --bearer-command");
+            return None;
+        }
+        report("the credentials expire soon; reconnecting with new ones");
+        Some(Stop::Renew)
     }
 
     fn closing(&mut self, event: &ReceivedEvent) {
@@ -338,6 +376,7 @@ fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
 const POSITION: &str = "sidestream.position";
 const GAP: &str = "sidestream.gap";
 const CLOSE: &str = "sidestream.close";
+const RENEW: &str = "sidestream.renew";
 
 /// 16 MiB: sixteen times the largest message of a default NATS server.
 const EVENT_BYTES_MAX: usize = 16 << 20;
@@ -346,6 +385,7 @@ const EXAMPLES: &str = "\
 Examples:
   sidestream tail 'http://localhost:8080/events?subject=orders.42.>'
   sidestream tail --json --events 10 http://localhost:8080/events/orders/42 | jq .data
+  sidestream tail --bearer-command 'cat /run/token' https://pod.example/events
   sidestream tail --header 'Authorization: Bearer ...' --last-event-id 3fa9c1-18422-2k7d3ew https://pod.example/events
 
 Events go to standard output; gaps, closes and reconnects go to standard error. Exits with 0 on Ctrl-C, after

@@ -11,12 +11,12 @@ use super::units::{format_duration, format_size};
 use crate::auth::config::{KeysConfig, ProviderConfig};
 use crate::feed::SlowPolicy;
 use crate::http::RouteConfig;
-use crate::http::config::{CloseStyle, Delivery, Expired, SourceConfig};
+use crate::http::config::{CloseStyle, Delivery, Expired, SourceConfig, Unauthenticated};
 use crate::limit::Rate;
 use crate::nats::config::{Credentials, Tls};
 use crate::net::{ListenConfig, TlsConfig};
 use crate::presence::BucketName;
-use crate::subject::Filter;
+use crate::subject::Allow;
 use crate::telemetry::logs::Format;
 
 /// Replacement of a secret.
@@ -49,6 +49,7 @@ pub fn effective(config: &Config) -> Value {
         "nats": nats_value(nats),
         "authentication": {
             "providers": authentication.providers.iter().map(provider).collect::<Vec<_>>(),
+            "renew_before": format_duration(http.renew_before),
         },
         "routes": http.routes.iter().map(route).collect::<Vec<_>>(),
         "limits": {
@@ -184,6 +185,12 @@ fn provider(provider: &ProviderConfig) -> Value {
 fn route(route: &RouteConfig) -> Value {
     json!({
         "path": route.path.as_str(),
+        "authenticate": (!route.authenticate.is_empty()).then_some(&route.authenticate),
+        "unauthenticated": match route.unauthenticated {
+            Unauthenticated::Auto => "auto",
+            Unauthenticated::Status => "status",
+            Unauthenticated::Stream => "stream",
+        },
         "sources": route.sources.iter().map(source).collect::<Vec<_>>(),
         "client": route.client.as_ref().map(ToString::to_string),
         "event": route.event.as_ref().map(ToString::to_string),
@@ -224,6 +231,12 @@ fn source(source: &SourceConfig) -> Value {
         "identity": source.identity,
         "delivery": match source.delivery { Delivery::Shared => "shared", Delivery::Republish => "republish" },
         "subjects": source.subjects.iter().map(|subject| subject.as_str()).collect::<Vec<_>>(),
-        "allow": source.allow.iter().map(Filter::as_str).collect::<Vec<_>>(),
+        "allow": allow(&source.allow),
     })
+}
+
+fn allow(allow: &Allow) -> Vec<String> {
+    let filters = allow.filters.iter().map(ToString::to_string);
+    let claims = allow.claims.iter().map(|claim| format!("{{claim{claim}}}"));
+    filters.chain(claims).collect()
 }

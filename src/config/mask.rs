@@ -40,7 +40,7 @@ pub(super) const NATS: &str = "nats";
 pub(super) const AUTHENTICATION: &str = "authentication";
 
 /// Words that are shown in `authentication` in a text that could not be parsed.
-pub(super) const AUTHENTICATION_WORDS: [&str; 14] = [
+pub(super) const AUTHENTICATION_WORDS: [&str; 15] = [
     "providers",
     "name",
     "jwt",
@@ -55,6 +55,7 @@ pub(super) const AUTHENTICATION_WORDS: [&str; 14] = [
     "algorithms",
     "leeway",
     "from",
+    "renew_before",
 ];
 
 /// Words that are shown in `nats` in a text that could not be parsed.

@@ -343,16 +343,16 @@ fn renamed_delivery_on_demand_is_rejected_with_the_new_name() {
 }
 
 #[test]
-fn claim_is_rejected_where_it_is_written_because_no_route_authenticates() {
+fn claim_is_rejected_where_it_is_written_on_a_route_that_does_not_authenticate() {
     let report = |text: &str| parse(text, "f", &environment).unwrap_err().to_string();
     let subject = report(
         "routes:\n  - path: /a\n    sources:\n      - subjects: ['a.{claim[\"x.y\"].z}.>']\n",
     );
     for part in [
-        "a claim needs authentication, which routes do not have yet",
+        "a claim needs `authenticate` on this route",
         "f:4:",
         "- subjects: ['a.{claim[\"x.y\"].z}.>']",
-        "authenticate in a proxy, and read its result with `{header.x}`",
+        "name a provider of `authentication.providers`",
     ] {
         assert!(subject.contains(part), "{part}\n{subject}");
     }

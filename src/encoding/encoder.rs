@@ -58,6 +58,9 @@ pub trait Encoder: fmt::Debug + Sync {
     /// Appends a position without an event: at the start of an event stream and at checkpoints.
     fn put_position(&self, out: &mut BytesMut, id: &dyn fmt::Display);
 
+    /// Appends the request to renew the credentials, which expire at a time in seconds since 1970.
+    fn put_renew(&self, out: &mut BytesMut, expires: u64);
+
     /// Appends the reason for the end of an event stream and the reconnection time.
     fn put_close(
         &self,

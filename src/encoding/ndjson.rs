@@ -4,7 +4,7 @@
 //! {"id":"tag-seq-print"                                  id of a single source, or of the client
 //! ,"event":"name","subject":"orders.42","data":...}\n    shared by all clients
 //!
-//! {"control":"open","retry":3000}\n                      and "gap", "position", "close"
+//! {"control":"open","retry":3000}\n                      "gap", "position", "renew", "close"
 //! \n                                                     heartbeat
 //! ```
 //!
@@ -104,6 +104,10 @@ impl Encoder for Ndjson {
 
     fn put_position(&self, out: &mut BytesMut, id: &dyn Display) {
         put_control(out, "position", "", Some(id));
+    }
+
+    fn put_renew(&self, out: &mut BytesMut, expires: u64) {
+        put_control(out, "renew", &format!(r#","expires":{expires}"#), None);
     }
 
     fn put_close(
@@ -290,6 +294,10 @@ mod tests {
             (
                 written(|out| Ndjson.put_position(out, &"a-1")),
                 "{\"control\":\"position\",\"id\":\"a-1\"}\n",
+            ),
+            (
+                written(|out| Ndjson.put_renew(out, 1_795_961_031)),
+                "{\"control\":\"renew\",\"expires\":1795961031}\n",
             ),
             (
                 written(|out| Ndjson.put_close(out, "drain", retry, Some(&"a-1"))),

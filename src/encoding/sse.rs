@@ -102,6 +102,12 @@ impl Encoder for Sse {
         self.put_control(out, "sidestream.position", "{}", Some(id));
     }
 
+    /// It has no id: the client's position does not change.
+    fn put_renew(&self, out: &mut BytesMut, expires: u64) {
+        let json = format!(r#"{{"expires":{expires}}}"#);
+        self.put_control(out, "sidestream.renew", &json, None);
+    }
+
     /// The reconnection time is both a `retry:` field, which EventSource obeys, and data.
     fn put_close(
         &self,
@@ -281,6 +287,14 @@ mod tests {
         assert_eq!(
             written(|out| Sse.put_close(out, "drain", retry, Some(&"3fa9c1-7"))),
             "retry: 5\nevent: sidestream.close\ndata: {\"reason\":\"drain\",\"retry\":5}\nid: 3fa9c1-7\n\n"
+        );
+    }
+
+    #[test]
+    fn renewal_has_no_id() {
+        assert_eq!(
+            written(|out| Sse.put_renew(out, 1_795_961_031)),
+            "event: sidestream.renew\ndata: {\"expires\":1795961031}\n\n"
         );
     }
 

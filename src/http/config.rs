@@ -11,7 +11,7 @@ use crate::encoding::Framing;
 use crate::event::Tier;
 use crate::feed::{Limits, Slow};
 use crate::limit::PerClient;
-use crate::subject::{Filter, SubjectTemplate, TextTemplate, Variable};
+use crate::subject::{Allow, Filter, SubjectTemplate, TextTemplate, Variable};
 
 /// Configuration of the client side.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +28,9 @@ pub struct Config {
     pub trusted_proxies: Vec<ipnet::IpNet>,
     /// Header with the client address; the other one is ignored.
     pub forwarded_header: ForwardedHeader,
+    /// Time before the expiry of a principal at which its client receives `sidestream.renew`,
+    /// spread by a fifth in both directions.
+    pub renew_before: Duration,
 }
 
 /// Header in which trusted proxies forward the address of the client.
@@ -69,6 +72,8 @@ impl Default for Config {
             subjects_per_request_max: 16,
             trusted_proxies: Vec::new(),
             forwarded_header: ForwardedHeader::default(),
+            // 60 s: a login page or a token endpoint that fails once can be asked again.
+            renew_before: Duration::from_secs(60),
         }
     }
 }
@@ -78,9 +83,15 @@ impl Default for Config {
 pub struct RouteConfig {
     /// Path such as `/events/orders/{id}`, with variables as segments.
     pub path: PathTemplate,
+    /// Names of the authentication providers, in the order in which they look for credentials.
+    /// Empty: clients are anonymous.
+    pub authenticate: Vec<Box<str>>,
+    /// Answer to a client without valid credentials.
+    pub unauthenticated: Unauthenticated,
     /// Sources, one to four.
     pub sources: Vec<SourceConfig>,
-    /// Template of the client's id. `None`: its address.
+    /// Template of the client's id. `None`: provider and subject of the principal, or the address
+    /// of an anonymous client.
     pub client: Option<TextTemplate>,
     /// Name of events without a name of their own.
     pub event: Option<TextTemplate>,
@@ -116,6 +127,8 @@ impl RouteConfig {
     pub fn new(path: PathTemplate, sources: Vec<SourceConfig>) -> Self {
         Self {
             path,
+            authenticate: Vec::new(),
+            unauthenticated: Unauthenticated::default(),
             sources,
             client: None,
             event: None,
@@ -243,8 +256,8 @@ pub struct SourceConfig {
     pub delivery: Delivery,
     /// Subjects that a client of the route reads.
     pub subjects: Vec<SubjectTemplate>,
-    /// Filters that bound templates consisting of one variable.
-    pub allow: Vec<Filter>,
+    /// Bounds of the subjects of a request.
+    pub allow: Allow,
 }
 
 impl SourceConfig {
@@ -255,7 +268,7 @@ impl SourceConfig {
             .subjects
             .iter()
             .partition(|subject| subject.is_whole_variable());
-        // Every whole variable reaches the same filters: those in `allow`.
+        // Every whole variable reaches the same filters: those of `allow`.
         let whole = whole
             .first()
             .into_iter()
@@ -274,6 +287,19 @@ pub enum Delivery {
     Shared,
     /// Core subscriptions to the republished subjects, one per filter that is read.
     Republish,
+}
+
+/// Answer to a client without valid credentials.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Unauthenticated {
+    /// An event stream with `sidestream.close` for browsers, whose `EventSource` stops for good
+    /// after any status but 200; 401 for others.
+    #[default]
+    Auto,
+    /// Status 401 with a JSON body.
+    Status,
+    /// An event stream with `sidestream.close`, in the framing that the client asks for.
+    Stream,
 }
 
 /// Answer to a client whose `Last-Event-ID` is older than the retained events.

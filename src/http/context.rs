@@ -17,7 +17,7 @@ use crate::http::route::Routes;
 use crate::limit::clients::Limit;
 use crate::limit::load_level::SharedLevel;
 use crate::limit::token_bucket::Bucket;
-use crate::limit::{ClientLimiter, ConnectionLimiter, ConnectionPermit, Rate};
+use crate::limit::{ClientLimiter, ConnectionLimiter, ConnectionPermit, FailureLimiter, Rate};
 use crate::presence::{Protocol, StreamTable};
 use crate::telemetry::Metrics;
 
@@ -34,6 +34,8 @@ pub struct Context {
     pub load_level: SharedLevel,
     /// Limits per client.
     pub client_limiter: Arc<ClientLimiter>,
+    /// Limits of failed authentications.
+    pub(super) failure_limiter: FailureLimiter,
     /// By protocol ([`Protocol::Http11`], [`Protocol::H2`]), then clear text and TLS.
     connections: [[ConnectionMetrics; 2]; 2],
     /// By [`RejectionCode`].
@@ -78,6 +80,7 @@ impl Context {
             connection_limiter,
             load_level,
             client_limiter: ClientLimiter::new(),
+            failure_limiter: FailureLimiter::default(),
             routes: ArcSwap::default(),
             gap_log_limiter: Bucket::new(GAP_LOG_RATE),
             draining: AtomicBool::new(false),

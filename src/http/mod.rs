@@ -26,7 +26,7 @@ pub use accept::listen::serve;
 pub use config::{Config, RouteConfig};
 pub use context::Context;
 pub use h1::chunk::ENVELOPE;
-pub use route::{FindSource, Routes};
+pub use route::{FindProvider, FindSource, Routes};
 pub use stream::compact_time::tick_origin;
 pub use stream::state::memory_bytes;
 pub use transport::Socket;

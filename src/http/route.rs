@@ -14,12 +14,13 @@ use prometheus::core::{AtomicU64, GenericCounter};
 use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge};
 
 use super::request::cors;
+use crate::auth::Provider;
 use crate::encoding::Framing;
 use crate::event::Tier;
 use crate::feed::{FeedOptions, Gap, GapReason, Source};
 use crate::http::config::{Config, RouteConfig, SourceConfig};
 use crate::presence::{CloseReason, Protocol};
-use crate::subject::{Filter, FilterSet, SubjectTemplate};
+use crate::subject::{Allow, FilterSet, SubjectTemplate};
 use crate::telemetry::Metrics;
 
 /// All routes, in the order of the configuration.
@@ -37,6 +38,8 @@ pub(in crate::http) struct Route {
     /// By framing, whether the route offers it or not.
     options: [RouteOptions; Framing::ALL.len()],
     pub(in crate::http) sources: Vec<RouteSource>,
+    /// Providers of the route's `authenticate`, in this order.
+    pub(in crate::http) providers: Vec<Arc<dyn Provider>>,
     pub(in crate::http) metrics: RouteMetrics,
     /// Request headers that a CORS preflight allows.
     pub(in crate::http) cors_headers: HeaderValue,
@@ -55,7 +58,7 @@ struct RouteOptions {
 pub(in crate::http) struct RouteSource {
     pub(in crate::http) source: Arc<dyn Source>,
     pub(in crate::http) subjects: Vec<SubjectTemplate>,
-    pub(in crate::http) allow: Vec<Filter>,
+    pub(in crate::http) allow: Allow,
 }
 
 /// Metrics of a route with their labels resolved.
@@ -79,6 +82,9 @@ pub(in crate::http) struct RouteMetrics {
 /// Function that returns the source of a route's configuration.
 pub type FindSource<'a> = &'a dyn Fn(&SourceConfig) -> Arc<dyn Source>;
 
+/// Function that returns the authentication provider of a name.
+pub type FindProvider<'a> = &'a dyn Fn(&str) -> Option<Arc<dyn Provider>>;
+
 /// Route that matches the path of a request.
 pub(in crate::http) struct RouteMatch<'p> {
     pub(in crate::http) route: &'p Arc<Route>,
@@ -92,11 +98,16 @@ static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 impl Routes {
     /// Builds the routes of a configuration.
     #[must_use]
-    pub fn new(config: Config, find: FindSource<'_>, metrics: &Metrics) -> Self {
+    pub fn new(
+        config: Config,
+        find: FindSource<'_>,
+        find_provider: FindProvider<'_>,
+        metrics: &Metrics,
+    ) -> Self {
         let routes = config
             .routes
             .iter()
-            .map(|route| Arc::new(Route::new(route.clone(), find, metrics)))
+            .map(|route| Arc::new(Route::new(route.clone(), find, find_provider, metrics)))
             .collect();
         Self { config, routes }
     }
@@ -111,7 +122,12 @@ impl Routes {
 }
 
 impl Route {
-    fn new(config: RouteConfig, find: FindSource<'_>, metrics: &Metrics) -> Self {
+    fn new(
+        config: RouteConfig,
+        find: FindSource<'_>,
+        find_provider: FindProvider<'_>,
+        metrics: &Metrics,
+    ) -> Self {
         let label: Arc<str> = config.path.as_str().into();
         let sources = config.sources.iter().map(|source| RouteSource {
             source: find(source),
@@ -119,6 +135,10 @@ impl Route {
             allow: source.allow.clone(),
         });
         let sources = sources.collect();
+        // The configuration check ensures that all exist. A route without its providers would
+        // reject every request.
+        let names = config.authenticate.iter();
+        let providers = names.filter_map(|name| find_provider(name)).collect();
         let options = Framing::ALL.map(|framing| {
             let options = FeedOptions {
                 framing,
@@ -136,6 +156,7 @@ impl Route {
         Self {
             options,
             sources,
+            providers,
             metrics,
             label,
             cors_headers,
@@ -180,11 +201,8 @@ impl RouteMetrics {
         let route = &**label;
         let protocols = [Protocol::Http10, Protocol::Http11, Protocol::H2];
         let closed = &metrics.streams_closed_total;
-        // No principal expires yet: a series that cannot change does not appear.
         for reason in CloseReason::ALL {
-            if reason != CloseReason::Expired {
-                closed.with_label_values(&[route, reason.label()]);
-            }
+            closed.with_label_values(&[route, reason.label()]);
         }
         Self {
             events: metrics.events_delivered_total.with_label_values(&[route]),

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! accept a connection    connections   permits per connection; headroom of file descriptors
+//! check credentials      failures      failed authentications per address and in total
 //! open an event stream   clients       limits per client: event streams, filter sets, connects
 //! deliver an event       token_bucket  rate of events per client
 //! a few times a second   load_level    one level from descriptors, memory, event-loop lag, NATS
@@ -16,6 +17,7 @@ pub mod clients;
 pub mod config;
 pub mod connections;
 pub mod descriptors;
+pub mod failures;
 pub mod load_level;
 pub mod loop_lag;
 pub mod token_bucket;
@@ -23,5 +25,6 @@ pub mod token_bucket;
 pub use clients::{ClientLimiter, ClientPermit, Throttled};
 pub use config::{PerClient, Rate, Thresholds};
 pub use connections::{ConnectionLimiter, ConnectionPermit, FdHeadroom};
+pub use failures::FailureLimiter;
 pub use load_level::LoadLevel;
 pub use loop_lag::LoopLagProbes;

@@ -18,7 +18,7 @@ pub enum CloseReason {
     /// The event stream was still open at the deadline of a drain.
     Cut,
     /// The principal of the client expired. It continues when it has authenticated again. Anonymous
-    /// clients, the only ones yet, never expire.
+    /// clients never expire.
     Expired,
 }
 

@@ -2,16 +2,20 @@
 //!
 //! [`filter`] is one subject with wildcards, [`set`] the canonical set that identifies a feed,
 //! [`cover`] an index over many filters, and [`template`] builds subjects from a request, also from
-//! its claims ([`claim_path`]).
+//! its claims ([`claim_path`]); [`allow`] bounds them.
 
+pub mod allow;
 pub mod claim_path;
 pub mod cover;
 pub mod filter;
 pub mod set;
 pub mod template;
+pub mod variable;
 
+pub use allow::{Allow, Bounds};
 pub use claim_path::ClaimPath;
 pub use cover::Covers;
 pub use filter::{Filter, InvalidFilter, is_reserved};
 pub use set::FilterSet;
-pub use template::{SubjectTemplate, TextTemplate, Variable, Variables};
+pub use template::{SubjectTemplate, TextTemplate};
+pub use variable::{Unfilled, Variable, Variables};

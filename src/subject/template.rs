@@ -3,37 +3,12 @@
 //! [`TextTemplate`] makes a client's name or an event name. [`SubjectTemplate`] makes the filters
 //! of a request: a variable fills exactly one token, so a request cannot widen the subject. The
 //! exception is a template that is one whole variable; its values are filters, each of which has to
-//! be covered by the route's `allow` list.
+//! lie within the bounds of the source's [`Allow`].
 
 use std::borrow::Cow;
 use std::fmt;
 
-use super::{ClaimPath, Filter, InvalidFilter};
-
-/// Variable in braces.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Variable {
-    /// `{name}`: segment of the request's path.
-    Path(Box<str>),
-    /// `{query.name}`: query parameter.
-    Query(Box<str>),
-    /// `{header.name}`: request header, its name in lower case.
-    Header(Box<str>),
-    /// `{cookie.name}`: cookie.
-    Cookie(Box<str>),
-    /// `{remote.ip}`: address of the client.
-    RemoteIp,
-    /// `{claim.name}`: claim of the principal.
-    Claim(ClaimPath),
-    /// `{subject.N}`: token of an event's subject, counted from 1.
-    SubjectToken(u8),
-}
-
-/// Values of variables, from a request or an event.
-pub trait Variables {
-    /// Returns all values of a variable: usually one or none; a query parameter may be repeated.
-    fn values(&self, variable: &Variable) -> Vec<Cow<'_, str>>;
-}
+use super::{Allow, Bounds, ClaimPath, Filter, InvalidFilter, Unfilled, Variable, Variables};
 
 /// Reason why a text is not a template.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -54,54 +29,40 @@ pub enum InvalidTemplate {
     Subject(InvalidFilter),
 }
 
-impl Variable {
-    fn parse(name: &str) -> Result<Self, InvalidTemplate> {
-        let unknown = || InvalidTemplate::Unknown(name.to_owned());
-        let word = |text: &str| {
-            let is_valid = !text.is_empty()
-                && text
-                    .bytes()
-                    .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'));
-            if is_valid {
-                Ok(Box::from(text))
-            } else {
-                Err(unknown())
-            }
-        };
-        // The name of a claim may have dots in quotation marks.
-        if let Some(path) = name.strip_prefix("claim")
-            && path.starts_with(['.', '['])
-        {
-            return ClaimPath::parse(path).map(Self::Claim).ok_or_else(unknown);
+/// Parses the text between braces.
+fn parse_variable(name: &str) -> Result<Variable, InvalidTemplate> {
+    let unknown = || InvalidTemplate::Unknown(name.to_owned());
+    let word = |text: &str| {
+        let is_valid = !text.is_empty()
+            && text
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'));
+        if is_valid {
+            Ok(Box::from(text))
+        } else {
+            Err(unknown())
         }
-        match name.split_once('.') {
-            None if name.is_empty() => Err(InvalidTemplate::Brace),
-            None => word(name).map(Self::Path),
-            Some(("query", rest)) => word(rest).map(Self::Query),
-            Some(("header", rest)) => word(&rest.to_ascii_lowercase()).map(Self::Header),
-            Some(("cookie", rest)) => word(rest).map(Self::Cookie),
-            Some(("remote", "ip")) => Ok(Self::RemoteIp),
-            Some(("subject", number)) => match number.parse() {
-                Ok(number @ 1..) => Ok(Self::SubjectToken(number)),
-                _ => Err(unknown()),
-            },
-            Some(_) => Err(unknown()),
-        }
+    };
+    // The name of a claim may have dots in quotation marks.
+    if let Some(path) = name.strip_prefix("claim")
+        && path.starts_with(['.', '['])
+    {
+        return ClaimPath::parse(path)
+            .map(Variable::Claim)
+            .ok_or_else(unknown);
     }
-}
-
-/// As written, with braces.
-impl fmt::Display for Variable {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Path(name) => write!(f, "{{{name}}}"),
-            Self::Query(name) => write!(f, "{{query.{name}}}"),
-            Self::Header(name) => write!(f, "{{header.{name}}}"),
-            Self::Cookie(name) => write!(f, "{{cookie.{name}}}"),
-            Self::RemoteIp => f.write_str("{remote.ip}"),
-            Self::Claim(path) => write!(f, "{{claim{path}}}"),
-            Self::SubjectToken(number) => write!(f, "{{subject.{number}}}"),
-        }
+    match name.split_once('.') {
+        None if name.is_empty() => Err(InvalidTemplate::Brace),
+        None => word(name).map(Variable::Path),
+        Some(("query", rest)) => word(rest).map(Variable::Query),
+        Some(("header", rest)) => word(&rest.to_ascii_lowercase()).map(Variable::Header),
+        Some(("cookie", rest)) => word(rest).map(Variable::Cookie),
+        Some(("remote", "ip")) => Ok(Variable::RemoteIp),
+        Some(("subject", number)) => match number.parse() {
+            Ok(number @ 1..) => Ok(Variable::SubjectToken(number)),
+            _ => Err(unknown()),
+        },
+        Some(_) => Err(unknown()),
     }
 }
 
@@ -131,7 +92,7 @@ fn pieces(text: &str) -> Result<Vec<Piece>, InvalidTemplate> {
             pieces.push(Piece::Text(before.into()));
         }
         let close = closing_brace(from).ok_or(InvalidTemplate::Brace)?;
-        pieces.push(Piece::Variable(Variable::parse(&from[1..close])?));
+        pieces.push(Piece::Variable(parse_variable(&from[1..close])?));
         rest = &from[close + 1..];
     }
     if !rest.is_empty() {
@@ -196,20 +157,6 @@ impl fmt::Display for TextTemplate {
 pub struct SubjectTemplate {
     tokens: Box<[Piece]>,
     text: Box<str>,
-}
-
-/// Reason why a request does not fill a subject template.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Unfilled {
-    /// The variable has no value in this request. If it is [`Variable::Claim`], the principal does
-    /// not have the claim, or its value is neither a string nor a number.
-    Missing(Variable),
-    /// The value is not a single token.
-    Token(Variable),
-    /// The result is not a valid filter.
-    Filter(InvalidFilter),
-    /// The filter is not covered by the route's `allow` list.
-    NotAllowed(Filter),
 }
 
 impl SubjectTemplate {
@@ -284,34 +231,37 @@ impl SubjectTemplate {
     }
 
     /// Filters that cover everything the template can request: its variables as `*`, a whole
-    /// variable as `allow`.
+    /// variable as the filters of `allow`. If all entries of `allow` are claims, a whole variable
+    /// can be any subject.
     #[must_use]
-    pub fn reach(&self, allow: &[Filter]) -> Vec<Filter> {
-        if self.is_whole_variable() && !allow.is_empty() {
-            return allow.to_vec();
-        }
-        Filter::parse(&self.with_wildcards()).into_iter().collect()
+    pub fn reach(&self, allow: &Allow) -> Vec<Filter> {
+        let reach = match (self.is_whole_variable(), allow) {
+            (true, Allow { filters, .. }) if !filters.is_empty() => return filters.clone(),
+            (true, Allow { claims, .. }) if !claims.is_empty() => ">".to_owned(),
+            _ => self.with_wildcards(),
+        };
+        Filter::parse(&reach).into_iter().collect()
     }
 
     /// Returns the filters of a request.
     ///
-    /// With `allow`, the values of a whole-variable template are filters, each of which has to be
-    /// covered by one of `allow`; every value of a repeated query parameter counts. Without it,
-    /// each value has to be a single token.
+    /// With bounds, the values of a whole-variable template are filters, each of which has to lie
+    /// within them; every value of a repeated query parameter counts. Without bounds, each value
+    /// has to be a single token.
     ///
     /// # Errors
     /// [`Unfilled`] if a value is missing or invalid.
     pub fn fill(
         &self,
         variables: &dyn Variables,
-        allow: &[Filter],
+        bounds: &Bounds<'_>,
     ) -> Result<Vec<Filter>, Unfilled> {
-        if let ([Piece::Variable(variable)], false) = (&self.tokens[..], allow.is_empty()) {
+        if let ([Piece::Variable(variable)], false) = (&self.tokens[..], bounds.is_empty()) {
             let values = variables.values(variable);
             if values.is_empty() {
                 return Err(Unfilled::Missing(variable.clone()));
             }
-            return values.iter().map(|value| allowed(value, allow)).collect();
+            return values.iter().map(|value| allowed(value, bounds)).collect();
         }
         let mut text = String::with_capacity(self.text.len() + 16);
         for (index, piece) in self.tokens.iter().enumerate() {
@@ -332,17 +282,13 @@ impl SubjectTemplate {
                 }
             }
         }
-        let filter = Filter::parse(&text).map_err(Unfilled::Filter)?;
-        if !allow.is_empty() && !allow.iter().any(|wide| wide.covers(&filter)) {
-            return Err(Unfilled::NotAllowed(filter));
-        }
-        Ok(vec![filter])
+        allowed(&text, bounds).map(|filter| vec![filter])
     }
 }
 
-fn allowed(value: &str, allow: &[Filter]) -> Result<Filter, Unfilled> {
-    let filter = Filter::parse(value).map_err(Unfilled::Filter)?;
-    if allow.iter().any(|wide| wide.covers(&filter)) {
+fn allowed(text: &str, bounds: &Bounds<'_>) -> Result<Filter, Unfilled> {
+    let filter = Filter::parse(text).map_err(Unfilled::Filter)?;
+    if bounds.admits(&filter) {
         Ok(filter)
     } else {
         Err(Unfilled::NotAllowed(filter))
@@ -405,7 +351,7 @@ mod tests {
             .collect();
         let filters = SubjectTemplate::parse(template)
             .unwrap()
-            .fill(&Request(values), &allow)?;
+            .fill(&Request(values), &Bounds::from(&allow[..]))?;
         Ok(filters.iter().map(Filter::to_string).collect())
     }
 
@@ -459,11 +405,13 @@ mod tests {
 
     #[test]
     fn reach_covers_everything_a_request_can_ask_for() {
-        let reach = |text: &str, allow: &[&str]| {
-            let allow: Vec<Filter> = allow
-                .iter()
-                .map(|text| Filter::parse(text).unwrap())
-                .collect();
+        let reach = |text: &str, filters: &[&str], claims: &[&str]| {
+            let claims = claims.iter().map(|text| ClaimPath::parse(text).unwrap());
+            let filters = filters.iter().map(|text| Filter::parse(text).unwrap());
+            let allow = Allow {
+                filters: filters.collect(),
+                claims: claims.collect(),
+            };
             let template = SubjectTemplate::parse(text).unwrap();
             template
                 .reach(&allow)
@@ -471,12 +419,17 @@ mod tests {
                 .map(Filter::to_string)
                 .collect::<Vec<_>>()
         };
-        assert_eq!(reach("orders.{id}.>", &[]), ["orders.*.>"]);
-        assert_eq!(
-            reach("{query.subject}", &["orders.>", "x"]),
-            ["orders.>", "x"]
-        );
-        assert_eq!(reach("{id}", &[]), ["*"]);
+        let claims = [".subscribe"];
+        assert_eq!(reach("orders.{id}.>", &[], &[]), ["orders.*.>"]);
+        assert_eq!(reach("orders.{id}.>", &[], &claims), ["orders.*.>"]);
+        for claims in [&[], &claims[..]] {
+            assert_eq!(
+                reach("{query.subject}", &["orders.>", "x"], claims),
+                ["orders.>", "x"]
+            );
+        }
+        assert_eq!(reach("{id}", &[], &[]), ["*"]);
+        assert_eq!(reach("{query.subject}", &[], &claims), [">"]);
     }
 
     #[test]

@@ -108,6 +108,53 @@ test("gaps and closes are told apart from events", async (t) => {
   assert.equal(requests[1].headers["last-event-id"], "a-6");
 });
 
+test("a renewal reconnects at once with fresh headers at the position", async (t) => {
+  const renewal = 'event: sidestream.renew\ndata: {"expires":1795961031}\n\n';
+  const { url, requests } = await serve(t, [
+    stream(["data: 1\nid: a-1\n\n", renewal, "data: never read\nid: a-2\n\n"], { open: true }),
+    stream(["data: 2\nid: a-2\n\n"], { open: true }),
+  ]);
+  let tokens = 0;
+  const renewals = [];
+  const told = await followed(
+    url,
+    {
+      retryMs: 60_000,
+      headers: async () => ({ Authorization: `Bearer ${(tokens += 1)}` }),
+      onRenew: (renewal) => renewals.push(renewal),
+    },
+    2,
+  );
+  assert.deepEqual(told.events.map(({ data }) => data), ["1", "2"]);
+  assert.deepEqual(renewals, [{ expires: 1795961031 }]);
+  assert.deepEqual(requests.map(({ headers }) => headers.authorization), ["Bearer 1", "Bearer 2"]);
+  assert.equal(requests[1].headers["last-event-id"], "a-1");
+  assert.deepEqual(waits(told), []);
+});
+
+test("a renewal that fails keeps the stream", async (t) => {
+  const { url, requests } = await serve(t, [
+    stream(["event: sidestream.renew\ndata: {}\n\n", "data: 1\nid: a-1\n\n"], { open: true }),
+  ]);
+  let calls = 0;
+  const headers = () => {
+    if ((calls += 1) > 1) throw new Error("no token");
+    return {};
+  };
+  const told = await followed(url, { headers }, 1);
+  assert.deepEqual(told.events.map(({ data }) => data), ["1"]);
+  assert.deepEqual([calls, requests.length], [2, 1]);
+});
+
+test("a renewal is no event, and headers that cannot change keep the stream", async (t) => {
+  const { url, requests } = await serve(t, [
+    stream(["event: sidestream.renew\ndata: {}\n\n", "data: 1\nid: a-1\n\n"], { open: true }),
+  ]);
+  const told = await followed(url, {}, 1);
+  assert.deepEqual(told.events.map(({ data }) => data), ["1"]);
+  assert.equal(requests.length, 1);
+});
+
 test("the delay doubles up to its cap, with full jitter, and begins anew after an event", async (t) => {
   const { url } = await serve(t, [no(500), no(502), no(503), no(500), stream(["data: x\n\n"]), no(500), no(204)]);
   const whole = await followed(url, { retryMs: 10, capMs: 40, random: () => 1 });

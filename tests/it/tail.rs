@@ -187,6 +187,68 @@ async fn a_position_and_headers_are_options() {
 }
 
 #[tokio::test]
+async fn a_renewal_reconnects_with_the_token_that_a_command_prints() {
+    let renewal = "event: sidestream.renew\ndata: {\"expires\":1795961031}\n\n";
+    let mut server = Responder::start(vec![
+        (
+            stream(&format!("data: x\nid: a-1\n\n{renewal}data: y\n\n")),
+            Then::Silence,
+        ),
+        (stream("data: y\nid: a-2\n\n"), Then::Silence),
+    ])
+    .await;
+    let folder = tempfile::tempdir().unwrap();
+    let count = folder.path().join("count");
+    let command = format!("echo >> {0}; echo token-$(wc -l < {0})", count.display());
+    let arguments = ["--bearer-command", &command, "--events", "2"];
+    let (code, out, error) = follow(&server, &arguments).await;
+    assert_eq!(code, 0, "{error}");
+    assert_eq!(out, "a-1  message  x\na-2  message  y\n");
+    let (first, second) = (server.request().await, server.request().await);
+    assert!(
+        first.contains("authorization: bearer token-1\r\n"),
+        "{first}"
+    );
+    assert!(
+        second.contains("authorization: bearer token-2\r\n"),
+        "{second}"
+    );
+    assert!(second.contains("last-event-id: a-1\r\n"), "{second}");
+    assert!(!error.contains("token-"), "{error}");
+}
+
+#[tokio::test]
+async fn a_command_that_prints_no_token_ends_tail_and_a_failed_one_is_run_again() {
+    let mut server = Responder::start(vec![(stream("data: x\n\n"), Then::Silence)]).await;
+    let arguments = ["--bearer-command", "echo two words"];
+    let (code, _, error) = follow(&server, &arguments).await;
+    assert_eq!(code, 69);
+    assert!(
+        error.contains("the bearer command prints no token"),
+        "{error}"
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let ran = folder.path().join("ran");
+    let command = format!(
+        "test -e {0} && echo t || {{ touch {0}; exit 3; }}",
+        ran.display()
+    );
+    let arguments = ["--bearer-command", &command, "--events", "1"];
+    let (code, _, error) = follow(&server, &arguments).await;
+    assert_eq!(code, 0, "{error}");
+    assert!(
+        error.contains("the bearer command failed (exit status: 3)"),
+        "{error}"
+    );
+    assert!(
+        server
+            .request()
+            .await
+            .contains("authorization: bearer t\r\n")
+    );
+}
+
+#[tokio::test]
 async fn subjects_with_wildcards_need_no_encoding() {
     let mut server = Responder::start(vec![(stream("data: x\n\n"), Then::Silence)]).await;
     let url = format!("http://{}/events?subject=demo.>", server.address);

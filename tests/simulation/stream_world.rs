@@ -20,7 +20,7 @@ use sidestream::lifecycle::shutdown::{self, Trigger};
 use sidestream::limit::load_level::SharedLevel;
 use sidestream::limit::{ConnectionLimiter, LoadLevel};
 use sidestream::presence::{CloseReason, StreamHandle, StreamTable};
-use sidestream::subject::{FilterSet, SubjectTemplate};
+use sidestream::subject::{Allow, FilterSet, SubjectTemplate};
 use sidestream::telemetry::Metrics;
 
 use super::coverage::{self, Case};
@@ -83,7 +83,7 @@ impl Route {
             identity: None,
             delivery: Delivery::Shared,
             subjects: subjects.collect(),
-            allow: Vec::new(),
+            allow: Allow::default(),
         };
         let path = PathTemplate::parse(&format!("/{number}")).unwrap();
         let mut config = RouteConfig::new(path, vec![source]);
@@ -124,7 +124,7 @@ impl Server {
             ..Config::default()
         };
         let find = |_: &SourceConfig| -> Arc<dyn sidestream::feed::Source> { pod.buffer.clone() };
-        context.set_routes(Routes::new(config, &find, &metrics));
+        context.set_routes(Routes::new(config, &find, &|_| None, &metrics));
         let (goaway_trigger, goaway) = shutdown::channel();
         let (end_trigger, end) = shutdown::channel();
         Self {

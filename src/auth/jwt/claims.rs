@@ -4,8 +4,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::{Map, Value};
 
-use crate::auth::Identity;
 use crate::auth::config::JwtConfig;
+use crate::auth::{Expiry, Identity};
 
 /// One moment on both clocks: tokens have wall-clock time, event streams end by the monotonic one.
 #[derive(Clone, Copy, Debug)]
@@ -24,6 +24,26 @@ impl Now {
             wall: SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default(),
             instant: Instant::now(),
         }
+    }
+
+    /// Returns an expiry on both clocks. `None`: the end is later than any time
+    /// of the monotonic clock.
+    fn expiry(self, expires: Duration, leeway: Duration) -> Option<Expiry> {
+        let at = match expires.checked_sub(self.wall) {
+            Some(left) => self.instant.checked_add(left),
+            // A monotonic clock that began after the expiry cannot name it.
+            None => Some(
+                self.instant
+                    .checked_sub(self.wall.saturating_sub(expires))
+                    .unwrap_or(self.instant),
+            ),
+        };
+        let left = expires.saturating_add(leeway).saturating_sub(self.wall);
+        Some(Expiry {
+            unix_seconds: expires.as_secs(),
+            at: at?,
+            end: self.instant.checked_add(left)?,
+        })
     }
 }
 
@@ -55,9 +75,8 @@ pub(super) fn identity(
     if issued.is_some_and(|time| time > latest) {
         return Err("the token was issued in the future");
     }
-    let ends = time(&claims, "exp", "the `exp` claim of the token is not a time")?
-        .map(|expires| expires.saturating_add(config.leeway));
-    if ends.is_some_and(|ends| ends <= now.wall) {
+    let expires = time(&claims, "exp", "the `exp` claim of the token is not a time")?;
+    if expires.is_some_and(|expires| expires.saturating_add(config.leeway) <= now.wall) {
         return Err("the token has expired");
     }
     let subject = match claims.get("sub").and_then(Value::as_str) {
@@ -67,8 +86,7 @@ pub(super) fn identity(
     Ok(Identity {
         provider: provider.into(),
         subject,
-        // An end later than any time of this clock never comes.
-        expires: ends.and_then(|ends| now.instant.checked_add(ends.saturating_sub(now.wall))),
+        expires: expires.and_then(|expires| now.expiry(expires, config.leeway)),
         claims,
     })
 }

@@ -378,7 +378,7 @@ fn end_of_an_identity_is_the_expiry_plus_the_leeway() {
     let ends = |claims: Value| {
         let claims = claims.as_object().unwrap().clone();
         let identity = identity("idp", &settings, claims, now).unwrap();
-        identity.expires.map(|expires| expires - now.instant)
+        identity.expires.map(|expiry| expiry.end - now.instant)
     };
     let seconds = |seconds| Some(Duration::from_secs(seconds));
     assert_eq!(ends(json!({ "sub": "a", "exp": 1_000_060 })), seconds(90));

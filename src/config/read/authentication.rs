@@ -1,5 +1,8 @@
 //! Reads `authentication:`: the providers that routes can name.
 
+use std::cell::Cell;
+use std::time::Duration;
+
 use hyper::Uri;
 
 use crate::auth::Secret;
@@ -9,6 +12,7 @@ use crate::auth::config::{
 use crate::config::location::Location;
 use crate::config::reader::ValueReader;
 use crate::config::reader::map::MapReader;
+use crate::http;
 
 /// 32 providers: each fetches its keys by itself.
 const PROVIDERS_MAX: usize = 32;
@@ -16,9 +20,45 @@ const PROVIDERS_MAX: usize = 32;
 /// 32 bytes: RFC 7518, section 3.2. A shorter secret can be found by trying.
 const SECRET_BYTES_MIN: usize = 32;
 
-pub(super) fn authentication(value: &ValueReader<'_>) -> Option<Config> {
+/// Values of `authentication`.
+pub(super) struct Authentication {
+    pub(super) config: Config,
+    pub(super) renew_before: Duration,
+    /// Every provider is valid.
+    is_complete: bool,
+}
+
+impl Default for Authentication {
+    fn default() -> Self {
+        Self {
+            config: Config::default(),
+            renew_before: http::Config::default().renew_before,
+            is_complete: true,
+        }
+    }
+}
+
+impl Authentication {
+    /// Returns the names of the providers; `None` if one is invalid, so that routes that name it
+    /// are not reported too.
+    pub(super) fn names(&self) -> Option<Vec<&str>> {
+        let providers = self.config.providers.iter();
+        self.is_complete
+            .then(|| providers.map(|provider| &*provider.name).collect())
+    }
+}
+
+pub(super) fn authentication(value: &ValueReader<'_>) -> Option<Authentication> {
     value.map(|keys| {
+        let default = Authentication::default();
+        let has_providers = keys.has("providers");
+        let is_complete = Cell::new(true);
         let providers = keys.get("providers", |value| {
+            let provider = |value: &ValueReader<'_>| {
+                let provider = provider(value);
+                is_complete.set(is_complete.get() && provider.is_some());
+                provider
+            };
             let providers = value.list_of(PROVIDERS_MAX, provider)?;
             for (index, (at, provider)) in providers.iter().enumerate() {
                 let is_same = |(_, other): &&(_, ProviderConfig)| other.name == provider.name;
@@ -29,9 +69,15 @@ pub(super) fn authentication(value: &ValueReader<'_>) -> Option<Config> {
             }
             Some(providers)
         });
+        let is_complete = is_complete.get() && providers.is_some() == has_providers;
         let providers = providers.unwrap_or_default().into_iter();
-        Some(Config {
-            providers: providers.map(|(_, provider)| provider).collect(),
+        let renew_before = keys.get_or("renew_before", default.renew_before, ValueReader::duration);
+        Some(Authentication {
+            config: Config {
+                providers: providers.map(|(_, provider)| provider).collect(),
+            },
+            renew_before,
+            is_complete,
         })
     })
 }

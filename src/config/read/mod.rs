@@ -29,6 +29,7 @@ use crate::net::{ListenConfig, TlsConfig};
 use crate::presence::{self, BucketName};
 use crate::telemetry::{self, logs};
 use crate::{admin, http};
+use authentication::Authentication;
 use limits::Limits;
 
 /// 64 listeners: each is bound once per core and needs a file descriptor for each core.
@@ -48,16 +49,19 @@ pub(super) fn config(root: &ValueReader<'_>) -> Option<Config> {
         let nats = keys.get_or("nats", default.nats, nats::nats);
         let authentication = keys.get_or(
             "authentication",
-            default.authentication,
+            Authentication::default(),
             authentication::authentication,
         );
-        let routes = keys.require("routes", routes::routes).unwrap_or_default();
+        let names = authentication.names();
+        let routes = keys
+            .require("routes", |value| routes::routes(value, names.as_deref()))
+            .unwrap_or_default();
         let limits = keys.get_or("limits", Limits::default(), limits::limits);
         Some(Config {
             listen,
             admin,
             nats,
-            authentication,
+            authentication: authentication.config,
             http: http::Config {
                 routes,
                 connections_max: limits.connections_max,
@@ -70,6 +74,7 @@ pub(super) fn config(root: &ValueReader<'_>) -> Option<Config> {
                     default.http.forwarded_header,
                     |value| value.one_of(&ForwardedHeader::ALL),
                 ),
+                renew_before: authentication.renew_before,
             },
             window_bytes_max: limits.window_bytes_max,
             feeds_max: limits.feeds_max,

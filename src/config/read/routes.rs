@@ -9,13 +9,16 @@ use std::collections::HashMap;
 use super::cors::cors;
 use super::slow::{priority, slow};
 use super::sources::{LocatedSource, sources};
-use super::templates::{client, event};
+use super::templates::{Scope, client, event};
 use crate::config::location::Location;
 use crate::config::reader::ValueReader;
 use crate::config::reader::map::MapReader;
+use crate::config::spelling::nearest;
 use crate::encoding::Framing;
 use crate::feed;
-use crate::http::config::{CloseStyle, Delivery, Expired, PathTemplate, RouteConfig};
+use crate::http::config::{
+    CloseStyle, Delivery, Expired, PathTemplate, RouteConfig, Unauthenticated,
+};
 
 /// 1000 routes: each has its own metrics, and each request is compared with them one by one.
 const ROUTES_MAX: usize = 1000;
@@ -24,6 +27,9 @@ const ROUTES_MAX: usize = 1000;
 /// The filters of a stream form one set. NATS gets those filters of it that do not overlap, and
 /// finding them takes quadratic time.
 const SUBJECTS_MAX: usize = 5000;
+
+/// 16 providers of one route: each looks for its credentials in every request.
+const PROVIDERS_MAX: usize = 16;
 
 /// 1024 bytes and 32 segments: the path of every request is compared with every route.
 const PATH_BYTES_MAX: usize = 1024;
@@ -38,8 +44,14 @@ struct LocatedRoute {
     config: RouteConfig,
 }
 
-pub(super) fn routes(value: &ValueReader<'_>) -> Option<Vec<RouteConfig>> {
-    let routes = value.some_of(ROUTES_MAX, route)?;
+/// Names of the authentication providers; `None` if they are not known.
+pub(super) type ProviderNames<'a> = Option<&'a [&'a str]>;
+
+pub(super) fn routes(
+    value: &ValueReader<'_>,
+    providers: ProviderNames<'_>,
+) -> Option<Vec<RouteConfig>> {
+    let routes = value.some_of(ROUTES_MAX, |value| route(value, providers))?;
     let subjects: usize = routes
         .iter()
         .flat_map(|route| &route.config.sources)
@@ -128,15 +140,21 @@ fn hides(first: &PathTemplate, second: &PathTemplate) -> bool {
     }
 }
 
-fn route(value: &ValueReader<'_>) -> Option<LocatedRoute> {
+fn route(value: &ValueReader<'_>, providers: ProviderNames<'_>) -> Option<LocatedRoute> {
     value.map(|keys| {
         let path = keys.require("path", path);
-        let sources = keys.require("sources", |value| sources(value, path.as_ref()));
+        let scope = Scope {
+            path: path.as_ref(),
+            authenticates: keys.has("authenticate"),
+        };
+        let authenticate =
+            keys.nullable("authenticate", None, |value| authenticate(value, providers));
+        let sources = keys.require("sources", |value| sources(value, scope));
         // The defaults do not depend on the path, so the rest is read even if the path is invalid.
         let any_path = PathTemplate::parse("/any").ok()?;
         let default = RouteConfig::new(any_path, Vec::new());
         let client = keys.nullable("client", default.client.clone(), |value| {
-            client(value, path.as_ref())
+            client(value, scope)
         });
         let event = keys.nullable("event", default.event.clone(), event);
         let options = options(keys, default);
@@ -149,6 +167,7 @@ fn route(value: &ValueReader<'_>) -> Option<LocatedRoute> {
             sources: locations,
             config: RouteConfig {
                 path: path?,
+                authenticate: authenticate.unwrap_or_default(),
                 sources,
                 client,
                 event,
@@ -161,6 +180,9 @@ fn route(value: &ValueReader<'_>) -> Option<LocatedRoute> {
 /// Reads the keys that do not depend on others.
 fn options(keys: &mut MapReader<'_>, default: RouteConfig) -> RouteConfig {
     RouteConfig {
+        unauthenticated: keys.get_or("unauthenticated", default.unauthenticated, |value| {
+            value.one_of(&UNAUTHENTICATED)
+        }),
         framings: keys.get_or("framings", default.framings, framings),
         heartbeat: keys.get_or(
             "heartbeat",
@@ -193,12 +215,54 @@ const FRAMINGS: [(&str, Framing); Framing::ALL.len()] = [
     (Framing::Sse.as_str(), Framing::Sse),
     (Framing::Ndjson.as_str(), Framing::Ndjson),
 ];
+const UNAUTHENTICATED: [(&str, Unauthenticated); 3] = [
+    ("auto", Unauthenticated::Auto),
+    ("status", Unauthenticated::Status),
+    ("stream", Unauthenticated::Stream),
+];
 const EXPIRED: [(&str, Expired); 3] = [
     ("auto", Expired::Auto),
     ("status", Expired::Status),
     ("gap", Expired::Gap),
 ];
 const CLOSE: [(&str, CloseStyle); 2] = [("clean", CloseStyle::Clean), ("abort", CloseStyle::Abort)];
+
+/// Reads the names of providers.
+fn authenticate(value: &ValueReader<'_>, providers: ProviderNames<'_>) -> Option<Vec<Box<str>>> {
+    let names = value.some_of(PROVIDERS_MAX, |value| provider(value, providers))?;
+    let repeated = names
+        .iter()
+        .enumerate()
+        .any(|(nth, name)| names[..nth].contains(name));
+    if repeated {
+        value.error(
+            format!("{} has a provider twice", value.name()),
+            Some("write each provider once: the first that finds its credentials decides"),
+        );
+        return None;
+    }
+    Some(names)
+}
+
+fn provider(value: &ValueReader<'_>, providers: ProviderNames<'_>) -> Option<Box<str>> {
+    let name = value.text()?;
+    let Some(known) = providers else {
+        return Some(name.into());
+    };
+    if known.contains(&&*name) {
+        return Some(name.into());
+    }
+    let hint = match (nearest(&name, known), known) {
+        (_, []) => "`authentication.providers` has no provider".into(),
+        (Some(near), _) if !value.is_filled() => format!("did you mean `{near}`?"),
+        _ => format!("the providers are `{}`", known.join("`, `")),
+    };
+    value.error(
+        "no provider of `authentication.providers` has this name",
+        Some(&hint),
+    );
+    None
+}
 
 fn path(value: &ValueReader<'_>) -> Option<PathTemplate> {
     let text = value.text()?;

@@ -1,10 +1,10 @@
 //! Reads `sources:` of a route: streams and core NATS, with their subjects.
 
-use super::templates::{check_request_variables, explain};
+use super::templates::{Scope, check_request_variables, explain};
 use crate::config::location::Location;
 use crate::config::reader::ValueReader;
-use crate::http::config::{Delivery, PathTemplate, SourceConfig};
-use crate::subject::{Covers, Filter, InvalidFilter, SubjectTemplate};
+use crate::http::config::{Delivery, SourceConfig};
+use crate::subject::{Allow, ClaimPath, Covers, Filter, InvalidFilter, SubjectTemplate, Variable};
 
 /// 4 sources: the id of an event has a position for each, and at most 128 bytes.
 const SOURCES_MAX: usize = 4;
@@ -20,12 +20,9 @@ pub(super) struct LocatedSource {
     pub(super) config: SourceConfig,
 }
 
-pub(super) fn sources(
-    value: &ValueReader<'_>,
-    path: Option<&PathTemplate>,
-) -> Option<Vec<LocatedSource>> {
+pub(super) fn sources(value: &ValueReader<'_>, scope: Scope<'_>) -> Option<Vec<LocatedSource>> {
     let sources = value.some_of(SOURCES_MAX, |value| {
-        let config = source(value, path)?;
+        let config = source(value, scope)?;
         let at = value.location();
         Some(LocatedSource { at, config })
     })?;
@@ -100,7 +97,7 @@ fn warn_of_duplicates(value: &ValueReader<'_>, sources: &[LocatedSource]) {
     }
 }
 
-fn source(value: &ValueReader<'_>, path: Option<&PathTemplate>) -> Option<SourceConfig> {
+fn source(value: &ValueReader<'_>, scope: Scope<'_>) -> Option<SourceConfig> {
     value.map(|keys| {
         let stream = keys.nullable("stream", None, stream);
         let is_core = stream.is_none() && !keys.has("stream");
@@ -122,15 +119,25 @@ fn source(value: &ValueReader<'_>, path: Option<&PathTemplate>) -> Option<Source
                 Some("core NATS always has one subscription per subject that clients read"),
             );
         }
-        let allow = keys.get_or("allow", Vec::new(), |value| value.list(filter));
+        let allow = keys.get_or("allow", Allow::default(), |value| allow(value, scope));
         let mut allowed = Covers::default();
-        for filter in &allow {
+        for filter in &allow.filters {
             allowed.add(filter);
         }
-        let allowed = (!allow.is_empty()).then_some(&allowed);
+        let allowed = (!allow.filters.is_empty()).then_some(&allowed);
         let subjects = keys.require("subjects", |value| {
-            value.some(|value| subject(value, path, allowed))
+            value.some(|value| subject(value, scope, allowed))
         });
+        let is_any = |subjects: &Vec<SubjectTemplate>| {
+            subjects.iter().any(SubjectTemplate::is_whole_variable)
+        };
+        if allow.filters.is_empty() && !allow.claims.is_empty() && subjects.as_ref().is_some_and(is_any) {
+            value.warn_at(
+                keys.location("allow"),
+                "only claims bound the subjects of this source: the pod reads everything that it can",
+                "add the filters that any client may read, such as `orders.>`; a subject must then lie within both",
+            );
+        }
         Some(SourceConfig {
             stream,
             identity,
@@ -173,6 +180,37 @@ fn identity(value: &ValueReader<'_>) -> Option<String> {
     })
 }
 
+/// Entry of `allow`.
+enum AllowEntry {
+    Filter(Filter),
+    Claim(ClaimPath),
+}
+
+fn allow(value: &ValueReader<'_>, scope: Scope<'_>) -> Option<Allow> {
+    let mut allow = Allow::default();
+    for entry in value.list(|value| allow_entry(value, scope))? {
+        match entry {
+            AllowEntry::Filter(filter) => allow.filters.push(filter),
+            AllowEntry::Claim(claim) => allow.claims.push(claim),
+        }
+    }
+    Some(allow)
+}
+
+/// Reads a filter, or a claim in braces.
+fn allow_entry(value: &ValueReader<'_>, scope: Scope<'_>) -> Option<AllowEntry> {
+    let template = value.parsed("a subject", |text| Ok(SubjectTemplate::parse(text).ok()))?;
+    let whole = template.filter(SubjectTemplate::is_whole_variable);
+    let variable = whole
+        .as_ref()
+        .and_then(|template| template.variables().next());
+    let Some(Variable::Claim(claim)) = variable else {
+        return filter(value).map(AllowEntry::Filter);
+    };
+    check_request_variables(value, variable.into_iter(), scope);
+    Some(AllowEntry::Claim(claim.clone()))
+}
+
 /// Reads a subject with wildcards and without variables.
 pub(super) fn filter(value: &ValueReader<'_>) -> Option<Filter> {
     value.parsed("a subject", |text| {
@@ -196,7 +234,7 @@ fn reject_mqtt_wildcards(text: &str) -> Result<(), &'static str> {
 
 fn subject(
     value: &ValueReader<'_>,
-    path: Option<&PathTemplate>,
+    scope: Scope<'_>,
     allowed: Option<&Covers>,
 ) -> Option<SubjectTemplate> {
     value.parsed("a subject", reject_mqtt_wildcards)?;
@@ -209,11 +247,11 @@ fn subject(
             "NATS separates tokens by dots",
         );
     }
-    check_request_variables(value, template.variables(), path);
+    check_request_variables(value, template.variables(), scope);
     let is_fixed = template.variables().next().is_none();
     let is_allowed =
         |filter: &Filter| allowed.is_none_or(|allowed| allowed.first(filter).is_some());
-    if is_fixed && !template.reach(&[]).iter().all(is_allowed) {
+    if is_fixed && !template.reach(&Allow::default()).iter().all(is_allowed) {
         value.error(
             "this subject is outside of `allow`",
             Some("every request would be rejected: widen `allow`"),

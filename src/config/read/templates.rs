@@ -1,8 +1,8 @@
 //! Reads the templates of a route, `client` and `event`, and checks that their variables exist.
 //!
-//! `client` and the subjects of a source are filled from a request: path, query, headers and
-//! cookies. Claims are rejected, because no route authenticates its clients. `event` is filled from the subject of an event, because an event is encoded once for
-//! all clients.
+//! `client` and the subjects of a source are filled from a request: path, query, headers, cookies,
+//! and claims if the route authenticates its clients. `event` is filled from the subject of an
+//! event, because an event is encoded once for all clients.
 
 use std::borrow::Cow;
 
@@ -12,9 +12,18 @@ use crate::http::config::PathTemplate;
 use crate::subject::template::InvalidTemplate;
 use crate::subject::{TextTemplate, Variable, Variables};
 
-pub(super) fn client(value: &ValueReader<'_>, path: Option<&PathTemplate>) -> Option<TextTemplate> {
+/// Properties of a route that decide which variables its templates may have.
+#[derive(Clone, Copy)]
+pub(super) struct Scope<'r> {
+    /// Path of the route; `None` if it is invalid.
+    pub(super) path: Option<&'r PathTemplate>,
+    /// The route has `authenticate`.
+    pub(super) authenticates: bool,
+}
+
+pub(super) fn client(value: &ValueReader<'_>, scope: Scope<'_>) -> Option<TextTemplate> {
     let template = text_template(value)?;
-    check_request_variables(value, template.variables(), path);
+    check_request_variables(value, template.variables(), scope);
     Some(template)
 }
 
@@ -75,18 +84,20 @@ pub(super) fn explain(value: &ValueReader<'_>, error: &InvalidTemplate) -> Strin
 pub(super) fn check_request_variables<'v>(
     value: &ValueReader<'_>,
     variables: impl Iterator<Item = &'v Variable>,
-    path: Option<&PathTemplate>,
+    scope: Scope<'_>,
 ) {
     for variable in variables {
-        match (variable, path) {
+        match (variable, scope.path) {
             (Variable::SubjectToken(_), _) => value.error(
                 "`{subject.N}` is only allowed in `event`",
                 Some("a request has no subject"),
             ),
             // Without an identity no request could ever fill it.
-            (Variable::Claim(_), _) => value.error(
-                "a claim needs authentication, which routes do not have yet",
-                Some("authenticate in a proxy, and read its result with `{header.x}`"),
+            (Variable::Claim(_), _) if !scope.authenticates => value.error(
+                "a claim needs `authenticate` on this route",
+                Some(
+                    "name a provider of `authentication.providers`, such as `authenticate: [idp]`",
+                ),
             ),
             (Variable::Path(name), Some(path))
                 if path.variables().all(|known| known != &**name) =>

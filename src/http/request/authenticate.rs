@@ -2,24 +2,139 @@
 //!
 //! ```text
 //! route, method, Accept, body -> authenticate -> variables, subjects -> admission -> client limits
+//!
+//! limit::FailureLimiter   too many failures of this address: 429, nothing is verified
+//!   providers of the route, in order, until one finds its credentials in the request
+//!     principal | invalid: 401 | not available: 503 | none found: 401
 //! ```
 //!
-//! There is no provider yet: every request is anonymous. A provider runs here. It is asynchronous,
-//! because it may ask another service, and its failure is a [`Rejection`].
+//! A program receives the status and a challenge of RFC 6750. An `EventSource` stops for good after
+//! any status but 200: by the route's `unauthenticated` it receives an event stream that ends with
+//! `sidestream.close`, and returns after about 30 s.
+//!
+//! Credentials are never logged, and neither is the query, which may have them.
 
-use super::rejection::Rejection;
-use super::request::{AuthenticatedRequest, Request};
-use crate::auth::Principal;
+use std::borrow::Cow;
 
-/// Determines the principal of a request.
+use hyper::header::AUTHORIZATION;
+use hyper::{HeaderMap, Method};
+
+use super::challenge::Challenge;
+use super::rejection::{Rejection, RejectionCode};
+use super::request::{AuthenticatedRequest, Request, is_browser};
+use crate::auth::{AuthFailure, Credentials, Principal};
+use crate::encoding::Framing;
+use crate::http::config::Unauthenticated;
+use crate::http::context::Context;
+use crate::http::route::Route;
+use crate::http::stream::compact_time;
+
+/// Determines the principal of a request by the providers of its route.
 ///
 /// # Errors
-/// None yet: an anonymous request needs no credentials.
-pub(in crate::http) async fn authenticate(
-    request: Request<'_>,
-) -> Result<AuthenticatedRequest<'_>, Rejection> {
-    Ok(AuthenticatedRequest {
-        request,
-        principal: Principal::Anonymous,
-    })
+/// The request has no valid credentials, its address has sent too many invalid ones, or a provider
+/// is not available.
+pub(in crate::http) async fn authenticate<'r>(
+    context: &Context,
+    route: &Route,
+    request: Request<'r>,
+) -> Result<AuthenticatedRequest<'r>, Rejection> {
+    let principal = if route.config.authenticate.is_empty() {
+        Principal::Anonymous
+    } else {
+        principal(context, route, &request).await?
+    };
+    Ok(AuthenticatedRequest { request, principal })
+}
+
+async fn principal(
+    context: &Context,
+    route: &Route,
+    request: &Request<'_>,
+) -> Result<Principal, Rejection> {
+    let (failures, address) = (&context.failure_limiter, request.remote);
+    failures
+        .check(address, compact_time::now())
+        .map_err(|wait| Rejection::after(RejectionCode::TooManyAuthenticationFailures, wait))?;
+    let verified = verify(route, request).await;
+    if let Err(AuthFailure::Invalid { description }) = &verified {
+        failures.record(address, compact_time::now());
+        tracing::debug!(
+            client.addr = %address,
+            route = &*route.label,
+            reason = description,
+            "authentication failed"
+        );
+    }
+    match verified {
+        Ok(Some(principal)) => Ok(principal),
+        Ok(None) => Err(Rejection {
+            challenge: Some(Challenge::NoCredentials),
+            ..RejectionCode::Unauthenticated.into()
+        }),
+        Err(AuthFailure::Invalid { description }) => Err(Rejection {
+            challenge: Some(Challenge::InvalidToken(description)),
+            ..Rejection::new(RejectionCode::InvalidToken, description)
+        }),
+        Err(AuthFailure::Unavailable { retry_after }) => Err(Rejection::after(
+            RejectionCode::AuthenticationUnavailable,
+            retry_after,
+        )),
+    }
+}
+
+/// Returns the principal of the first provider that finds its credentials; `None` if none does.
+async fn verify(route: &Route, request: &Request<'_>) -> Result<Option<Principal>, AuthFailure> {
+    if request.headers.get_all(AUTHORIZATION).iter().count() > 1 {
+        // Proxies in front may have verified the other one.
+        return Err(AuthFailure::Invalid {
+            description: "the request has more than one Authorization header",
+        });
+    }
+    for provider in &route.providers {
+        if let Some(principal) = provider.authenticate(request).await? {
+            return Ok(Some(principal));
+        }
+    }
+    Ok(None)
+}
+
+/// Returns the framing of the event stream that a client without valid credentials receives
+/// instead of a status.
+pub(in crate::http) fn unauthenticated_framing(
+    route: &Route,
+    rejection: &Rejection,
+    method: &Method,
+    headers: &HeaderMap,
+    framing: Framing,
+) -> Option<Framing> {
+    let is_unauthenticated = matches!(
+        rejection.code,
+        RejectionCode::Unauthenticated | RejectionCode::InvalidToken
+    );
+    let is_stream = match route.config.unauthenticated {
+        Unauthenticated::Auto => is_browser(headers),
+        Unauthenticated::Status => false,
+        Unauthenticated::Stream => true,
+    };
+    (is_unauthenticated && is_stream && method == Method::GET).then_some(framing)
+}
+
+impl Credentials for Request<'_> {
+    /// The scheme is case-insensitive (RFC 9110, 11.1).
+    fn bearer(&self) -> Option<&str> {
+        let value = self.headers.get(AUTHORIZATION)?.to_str().ok()?;
+        let (scheme, token) = value.split_once(' ')?;
+        scheme
+            .eq_ignore_ascii_case("bearer")
+            .then(|| token.trim_start_matches(' '))
+    }
+
+    fn cookie(&self, name: &str) -> Option<&str> {
+        self.cookie_value(name)
+    }
+
+    fn query(&self, name: &str) -> Option<Cow<'_, str>> {
+        self.query_values(name).next()
+    }
 }

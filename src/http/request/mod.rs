@@ -9,11 +9,13 @@
 //!   client_address  through trusted proxies
 //!   cors          headers for other origins
 //!   rejection     every code with status, message and hint
+//!   challenge     `WWW-Authenticate` of a rejection
 //!   body          hyper's body for a response
 //! ```
 
 pub(in crate::http) mod authenticate;
 pub(in crate::http) mod body;
+pub(in crate::http) mod challenge;
 pub(in crate::http) mod client_address;
 pub(in crate::http) mod cors;
 pub(in crate::http) mod negotiate;

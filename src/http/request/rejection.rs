@@ -10,8 +10,8 @@
 //!
 //! - programs get the status, `Retry-After` for temporary rejections, and a JSON body
 //!   `{"error":{"code","message","hint"}}`;
-//! - browsers get 200 with `retry:` and `sidestream.close` for temporary rejections, because an
-//!   `EventSource` stops for good after any other status.
+//! - browsers get 200 with `retry:` and `sidestream.close` for temporary rejections and for missing
+//!   or invalid credentials, because an `EventSource` stops for good after any other status.
 //!
 //! `docs/troubleshooting.md` lists every code; a test keeps it complete.
 
@@ -20,6 +20,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use hyper::StatusCode;
 
+use super::challenge::Challenge;
 use crate::encoding::Framing;
 use crate::limit::Throttled;
 use crate::limit::clients::Limit;
@@ -53,6 +54,16 @@ pub(in crate::http) enum RejectionCode {
     BareLineFeed,
     /// The request has a body: its event stream could not have the connection for itself.
     UnexpectedBody,
+    /// The request has no credentials of the route's providers.
+    Unauthenticated,
+    /// The credentials are invalid or expired.
+    InvalidToken,
+    /// The principal does not have a claim that the route reads.
+    ClaimMissing,
+    /// Too many authentications of this address have failed recently.
+    TooManyAuthenticationFailures,
+    /// A provider cannot verify credentials at the moment.
+    AuthenticationUnavailable,
     /// Events after the client's `Last-Event-ID` are no longer retained.
     LastEventIdExpired,
     /// NATS has not answered yet.
@@ -108,9 +119,13 @@ pub(in crate::http) struct Row {
 /// Base of `Retry-After`; the value is drawn between half of it and one and a half times it.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 
+/// Base for a client without valid credentials: the page has to renew them meanwhile, and the
+/// `EventSource` of a page in the background must not return often.
+const RETRY_UNAUTHENTICATED: Duration = Duration::from_secs(30);
+
 impl RejectionCode {
     /// Every code, in the order of the enum.
-    pub(in crate::http) const ALL: [Self; 31] = [
+    pub(in crate::http) const ALL: [Self; 36] = [
         Self::NotFound,
         Self::MethodNotAllowed,
         Self::NotAcceptable,
@@ -124,6 +139,11 @@ impl RejectionCode {
         Self::TargetTooLong,
         Self::BareLineFeed,
         Self::UnexpectedBody,
+        Self::Unauthenticated,
+        Self::InvalidToken,
+        Self::ClaimMissing,
+        Self::TooManyAuthenticationFailures,
+        Self::AuthenticationUnavailable,
         Self::LastEventIdExpired,
         Self::NatsNotConnected,
         Self::NatsRejected,
@@ -232,6 +252,36 @@ impl RejectionCode {
                 "remove the body",
             )
             .closing(),
+            Self::Unauthenticated => Row::permanent(
+                Status::UNAUTHORIZED,
+                "unauthenticated",
+                "the request has no credentials",
+                "send `Authorization: Bearer` with a token, or the cookie of the route's provider",
+            ),
+            Self::InvalidToken => Row::permanent(
+                Status::UNAUTHORIZED,
+                "invalid_token",
+                "the credentials are not valid",
+                "get a new token, and check issuer, audience and clock",
+            ),
+            Self::ClaimMissing => Row::permanent(
+                Status::FORBIDDEN,
+                "claim_missing",
+                "the credentials do not have a claim that this route needs",
+                "add the claim at the identity provider, and get a new token",
+            ),
+            Self::TooManyAuthenticationFailures => Row::temporary(
+                Status::TOO_MANY_REQUESTS,
+                "too_many_authentication_failures",
+                "too many authentications from this address have failed",
+                "wait as long as Retry-After says, and send valid credentials",
+            ),
+            Self::AuthenticationUnavailable => Row::temporary(
+                Status::SERVICE_UNAVAILABLE,
+                "authentication_unavailable",
+                "credentials cannot be verified at the moment",
+                "try again; `/health` on the admin port names the provider and the reason",
+            ),
             Self::LastEventIdExpired => Row::permanent(
                 Status::RANGE_NOT_SATISFIABLE,
                 "last_event_id_expired",
@@ -411,9 +461,13 @@ impl Row {
 pub(in crate::http) struct Rejection {
     pub(in crate::http) code: RejectionCode,
     /// Message of this request instead of the row's.
-    message: Option<String>,
+    pub(in crate::http) message: Option<String>,
     /// Time until the limit of the client admits another request.
-    wait: Option<Duration>,
+    pub(in crate::http) wait: Option<Duration>,
+    /// The answer is an event stream in this framing, which ends at once.
+    pub(in crate::http) stream: Option<Framing>,
+    /// Value of `WWW-Authenticate`.
+    pub(in crate::http) challenge: Option<Challenge>,
 }
 
 impl From<RejectionCode> for Rejection {
@@ -422,6 +476,8 @@ impl From<RejectionCode> for Rejection {
             code,
             message: None,
             wait: None,
+            stream: None,
+            challenge: None,
         }
     }
 }
@@ -450,10 +506,27 @@ impl Rejection {
         }
     }
 
+    /// Rejection of a client that may retry after a time.
+    pub(in crate::http) fn after(code: RejectionCode, wait: Duration) -> Self {
+        Self {
+            wait: Some(wait),
+            ..code.into()
+        }
+    }
+
     /// Time that the client waits before it retries. It is random, so that clients that were
     /// rejected together do not return together (no thundering herd).
     pub(in crate::http) fn retry_after(&self) -> Duration {
-        self.wait.unwrap_or_default() + RETRY_AFTER.mul_f64(0.5 + fastrand::f64())
+        let base = if self.is_unauthenticated() {
+            RETRY_UNAUTHENTICATED
+        } else {
+            RETRY_AFTER
+        };
+        self.wait.unwrap_or_default() + base.mul_f64(0.5 + fastrand::f64())
+    }
+
+    fn is_unauthenticated(&self) -> bool {
+        self.code.row().status == Some(StatusCode::UNAUTHORIZED)
     }
 
     /// JSON body for programs.
@@ -466,15 +539,16 @@ impl Rejection {
         Bytes::from(error.to_string())
     }
 
-    /// Event stream for browsers: any status but 200 would end their `EventSource` for good.
-    pub(in crate::http) fn browser_body(&self) -> Bytes {
-        let reason = if self.code == RejectionCode::Draining {
-            "drain"
-        } else {
-            "overload"
+    /// Event stream that ends at once. For browsers: any status but 200 would end their
+    /// `EventSource` for good.
+    pub(in crate::http) fn stream_body(&self, framing: Framing) -> Bytes {
+        let reason = match self.code {
+            RejectionCode::Draining => "drain",
+            _ if self.is_unauthenticated() => "unauthenticated",
+            _ => "overload",
         };
         let mut out = BytesMut::with_capacity(128);
-        Framing::Sse
+        framing
             .encoder()
             .put_close(&mut out, reason, self.retry_after(), None);
         out.freeze()

@@ -12,7 +12,7 @@ use percent_encoding::percent_decode_str;
 
 use crate::auth::Principal;
 use crate::encoding::Framing;
-use crate::subject::{Variable, Variables};
+use crate::subject::{ClaimPath, Variable, Variables};
 
 /// Parts of a request that a route reads.
 pub(in crate::http) struct Request<'r> {
@@ -43,7 +43,7 @@ impl Variables for AuthenticatedRequest<'_> {
                     .into_iter()
                     .collect()
             }
-            Variable::Query(name) => request.query(name).collect(),
+            Variable::Query(name) => request.query_values(name).collect(),
             Variable::Header(name) => request
                 .headers
                 .get_all(&**name)
@@ -51,7 +51,7 @@ impl Variables for AuthenticatedRequest<'_> {
                 .filter_map(|value| value.to_str().ok().map(Cow::Borrowed))
                 .collect(),
             Variable::Cookie(name) => request
-                .cookie(name)
+                .cookie_value(name)
                 .map(Cow::Borrowed)
                 .into_iter()
                 .collect(),
@@ -60,16 +60,20 @@ impl Variables for AuthenticatedRequest<'_> {
             Variable::SubjectToken(_) => Vec::new(),
         }
     }
+
+    fn claim_list(&self, claim: &ClaimPath) -> Option<Vec<Cow<'_, str>>> {
+        self.principal.claim_texts(claim)
+    }
 }
 
 impl<'r> Request<'r> {
-    fn query(&self, name: &str) -> impl Iterator<Item = Cow<'r, str>> {
+    pub(super) fn query_values(&self, name: &str) -> impl Iterator<Item = Cow<'r, str>> {
         form_urlencoded::parse(self.query.as_bytes())
             .filter(move |(known, _)| known == name)
             .map(|(_, value)| value)
     }
 
-    fn cookie(&self, name: &str) -> Option<&str> {
+    pub(super) fn cookie_value(&self, name: &str) -> Option<&str> {
         let pairs = self
             .headers
             .get_all(COOKIE)
@@ -151,8 +155,7 @@ mod tests {
 
     use super::*;
     use crate::auth::Identity;
-    use crate::subject::template::Unfilled;
-    use crate::subject::{Filter, SubjectTemplate};
+    use crate::subject::{Bounds, Filter, SubjectTemplate, Unfilled};
 
     fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
         pairs
@@ -207,7 +210,10 @@ mod tests {
             })),
         };
         let fill = |text: &str| {
-            let filters = SubjectTemplate::parse(text).unwrap().fill(&request, &[])?;
+            let unbounded = Bounds::from(&[][..]);
+            let filters = SubjectTemplate::parse(text)
+                .unwrap()
+                .fill(&request, &unbounded)?;
             Ok(filters.iter().map(Filter::to_string).collect::<String>())
         };
         assert_eq!(

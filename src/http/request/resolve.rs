@@ -2,20 +2,22 @@
 //!
 //! Templates of the configuration are filled with the variables of the request. A value that cannot
 //! be part of a subject, or a subject outside of the route's `allow`, is a rejection. The client is
-//! the name by the route's `client`, or the address; limits, presence and the log use it.
+//! the name by the route's `client`; without one it is provider and subject of the principal, or the
+//! address of an anonymous client. Limits, presence and the log use it.
 
+use super::challenge::Challenge;
 use super::rejection::{Rejection, RejectionCode};
 use super::request::AuthenticatedRequest;
+use crate::auth::Principal;
 use crate::http::route::Route;
 use crate::net::AddressText;
-use crate::subject::FilterSet;
-use crate::subject::template::Unfilled;
+use crate::subject::{FilterSet, TextTemplate, Unfilled, Variable, Variables as _};
 
 /// Client of a request.
 pub(in crate::http) struct ClientId {
-    /// Name by the route's `client`, or the address: for limits, presence and the log.
+    /// Name for limits, presence and the log.
     pub(in crate::http) name: Box<str>,
-    /// The name comes from the route's `client` and is complete.
+    /// The name is complete, and not an address.
     pub(in crate::http) is_named: bool,
 }
 
@@ -33,8 +35,10 @@ impl Route {
         let mut count = 0;
         for source in &self.sources {
             let mut all = Vec::new();
+            let reject = |unfilled| reject(unfilled, &request.principal);
+            let bounds = source.allow.bounds(request).map_err(reject)?;
             for template in &source.subjects {
-                all.extend(template.fill(request, &source.allow).map_err(reject)?);
+                all.extend(template.fill(request, &bounds).map_err(reject)?);
             }
             count += all.len();
             sets.push(FilterSet::new(all));
@@ -46,30 +50,59 @@ impl Route {
     }
 
     /// Returns the client of a request.
-    pub(in crate::http) fn client(&self, request: &AuthenticatedRequest<'_>) -> ClientId {
-        let named = self
-            .config
-            .client
-            .as_ref()
-            .and_then(|template| template.fill(request));
+    ///
+    /// # Errors
+    /// The principal does not have a claim of the route's `client`.
+    pub(in crate::http) fn client(
+        &self,
+        request: &AuthenticatedRequest<'_>,
+    ) -> Result<ClientId, Rejection> {
+        let named = match (&self.config.client, &request.principal) {
+            (Some(template), _) => {
+                check_claims(template, request)?;
+                template.fill(request)
+            }
+            (None, Principal::Identified(identity)) => {
+                Some(format!("{}:{}", identity.provider, identity.subject))
+            }
+            (None, Principal::Anonymous) => None,
+        };
         let Some(mut name) = named else {
-            return ClientId {
+            return Ok(ClientId {
                 name: Box::from(&*AddressText::from(request.request.remote)),
                 is_named: false,
-            };
+            });
         };
         // A truncated name does not identify a client: others can begin with the same bytes.
         let is_named = name.len() <= CLIENT_BYTES_MAX;
         name.truncate(name.floor_char_boundary(CLIENT_BYTES_MAX));
-        ClientId {
+        Ok(ClientId {
             name: name.into(),
             is_named,
-        }
+        })
     }
 }
 
-fn reject(unfilled: Unfilled) -> Rejection {
-    match unfilled {
+/// Checks that the principal has every claim of a template.
+fn check_claims(
+    template: &TextTemplate,
+    request: &AuthenticatedRequest<'_>,
+) -> Result<(), Rejection> {
+    let missing = template.variables().find(|variable| {
+        matches!(variable, Variable::Claim(_)) && request.values(variable).is_empty()
+    });
+    missing.map_or(Ok(()), |variable| {
+        let unfilled = Unfilled::Missing(variable.clone());
+        Err(reject(unfilled, &request.principal))
+    })
+}
+
+fn reject(unfilled: Unfilled, principal: &Principal) -> Rejection {
+    let rejection = match unfilled {
+        Unfilled::Missing(variable @ Variable::Claim(_)) => Rejection::new(
+            RejectionCode::ClaimMissing,
+            format!("the credentials have no claim {variable}"),
+        ),
         Unfilled::Missing(variable) | Unfilled::Token(variable) => Rejection::new(
             RejectionCode::BadVariable,
             format!("{variable} is missing or cannot be part of a subject"),
@@ -79,5 +112,14 @@ fn reject(unfilled: Unfilled) -> Rejection {
             RejectionCode::SubjectNotAllowed,
             format!("this route does not allow {filter}"),
         ),
+    };
+    let is_forbidden = matches!(
+        rejection.code,
+        RejectionCode::ClaimMissing | RejectionCode::SubjectNotAllowed
+    );
+    let is_authenticated = matches!(principal, Principal::Identified(_));
+    Rejection {
+        challenge: (is_forbidden && is_authenticated).then_some(Challenge::InsufficientScope),
+        ..rejection
     }
 }

@@ -1,7 +1,7 @@
 //! From a request to its answer: decides between an event stream and a rejection.
 //!
 //! ```text
-//! answer -> respond: head -> authenticate -> route's subjects -> admission -> client limits
+//! answer -> respond: head -> authenticate -> route's subjects and client -> admission -> client limits
 //!                    -> EventStream::open
 //!        -> reject, if one of them fails
 //!        -> CORS headers
@@ -20,16 +20,16 @@ use std::sync::Arc;
 use bytes::Bytes;
 use hyper::header::{
     ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue,
-    RETRY_AFTER, VARY, X_CONTENT_TYPE_OPTIONS,
+    RETRY_AFTER, VARY, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
 };
 use hyper::{Method, Response, StatusCode};
 
-use super::authenticate::authenticate;
+use super::authenticate::{authenticate, unauthenticated_framing};
 use super::body::Body;
 use super::client_address::client_address;
 use super::cors;
 use super::negotiate::negotiate;
-use super::rejection::{Rejection, RejectionCode};
+use super::rejection::{Rejection, RejectionCode, Row};
 use super::request::{Request, is_browser};
 use crate::encoding::Framing;
 use crate::feed::OpenError;
@@ -38,6 +38,7 @@ use crate::http::context::Context;
 use crate::http::route::{Route, RouteMatch, Routes};
 use crate::http::stream::event_stream::EventStream;
 use crate::http::stream::event_stream::opening::{OpenFailure, Opening};
+use crate::http::stream::expiry::Expiry;
 use crate::http::stream::state::Peer;
 use crate::limit::{ClientPermit, FdHeadroom, LoadLevel};
 use crate::net::request_head;
@@ -136,8 +137,19 @@ async fn respond<B: Sync>(
     if has_body {
         return Err(RejectionCode::UnexpectedBody.into());
     }
-    let asked = authenticate(asked).await?;
+    let authenticated = authenticate(context, route, asked).await;
+    let asked = authenticated.map_err(|rejection| Rejection {
+        stream: unauthenticated_framing(
+            route,
+            &rejection,
+            request.method(),
+            request.headers(),
+            framing,
+        ),
+        ..rejection
+    })?;
     let filters = route.filters(&asked, routes.config.subjects_per_request_max)?;
+    let client = route.client(&asked)?;
     let mut head = Response::new(());
     event_stream_head(
         head.headers_mut(),
@@ -149,7 +161,6 @@ async fn respond<B: Sync>(
         return Ok(Answer::Text(head.map(|()| Bytes::new())));
     }
     admit(context, over_limit)?;
-    let client = route.client(&asked);
     let permit = client_permit(context, &client.name, route, framing, &filters)?;
     let opening = Opening {
         route: route.clone(),
@@ -161,7 +172,10 @@ async fn respond<B: Sync>(
         client: client.name,
         is_named: client.is_named,
         permit,
-        principal_expires: asked.principal.expires(),
+        expiry: asked
+            .principal
+            .expires()
+            .map(|expires| Expiry::new(expires, routes.config.renew_before)),
         peer,
         framing,
         browser: is_browser(request.headers()),
@@ -279,20 +293,19 @@ pub(in crate::http) fn reject<B>(
         "request rejected"
     );
     let is_http2 = request.version() == hyper::Version::HTTP_2;
-    if row.is_temporary && is_browser(request.headers()) {
-        let mut response = Response::new(rejection.browser_body());
+    let is_browser = || row.is_temporary && is_browser(request.headers());
+    let framing = rejection
+        .stream
+        .or_else(|| is_browser().then_some(Framing::Sse));
+    if let Some(framing) = framing {
+        let mut response = Response::new(rejection.stream_body(framing));
         let protocol = if is_http2 {
             Protocol::H2
         } else {
             Protocol::Http11
         };
-        event_stream_head(
-            response.headers_mut(),
-            Framing::Sse,
-            protocol,
-            CloseStyle::Clean,
-        );
-        return Answer::Closing(response);
+        event_stream_head(response.headers_mut(), framing, protocol, CloseStyle::Clean);
+        return row.answer(response);
     }
     let mut response = Response::new(rejection.body());
     *response.status_mut() = row.response_status();
@@ -303,6 +316,9 @@ pub(in crate::http) fn reject<B>(
     if rejection.code == RejectionCode::MethodNotAllowed {
         headers.insert(ALLOW, METHODS);
     }
+    if let Some(challenge) = rejection.challenge {
+        headers.insert(WWW_AUTHENTICATE, challenge.value());
+    }
     if row.is_temporary {
         let seconds = rejection.retry_after().as_secs() + 1;
         headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
@@ -310,10 +326,18 @@ pub(in crate::http) fn reject<B>(
     if !is_http2 && row.closes_connection {
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    if row.is_temporary {
-        Answer::Closing(response)
-    } else {
-        Answer::Text(response)
+    row.answer(response)
+}
+
+impl Row {
+    /// Returns the answer to a request that is rejected with this row. An HTTP/2 connection has
+    /// other event streams: only a temporary rejection closes it.
+    fn answer(&self, response: Response<Bytes>) -> Answer {
+        if self.is_temporary {
+            Answer::Closing(response)
+        } else {
+            Answer::Text(response)
+        }
     }
 }
 

@@ -40,6 +40,7 @@ use tokio::time::Sleep;
 use super::compact_time::{self, CompactInstant};
 use super::cursors::Cursors;
 use super::direct_path::DirectPath;
+use super::expiry::Renewal;
 use super::group::StreamGroup;
 use super::state::StreamState;
 use super::throttle::{ClientLimits, ThrottlePass};
@@ -63,7 +64,8 @@ pub(in crate::http) struct EventStream {
     /// Limits of its client; `None` for most clients.
     limits: Option<Box<ClientLimits>>,
     cursors: Cursors,
-    opening: Option<Box<Bytes>>,
+    /// Bytes that are written once. `None` after the opening, unless a renewal is due later.
+    once: Option<Box<Once>>,
     /// HTTP/1: wakes the task at the deadline. Created at the first idle turn.
     timer: Option<Pin<Box<Sleep>>>,
     /// HTTP/2: the event streams of the connection. It wakes the task at the deadline.
@@ -78,18 +80,37 @@ pub(in crate::http) struct EventStream {
     last_id: CompactInstant,
     /// End of the route's `max_age`, with jitter.
     expires: CompactInstant,
-    /// Expiry of the principal, which ends this event stream only, not its connection.
-    principal_expires: CompactInstant,
-    /// HTTP/2: the group knows that `max_age` is reached.
-    has_reported_age: bool,
+    /// Time of the renewal, and then of the expiry of the principal, which ends this event stream
+    /// only, not its connection.
+    principal_due: CompactInstant,
+    stage: Stage,
     /// Reason for the end that has begun.
     ending: Option<CloseReason>,
     /// At the end: events that are still delivered before the close event.
     pending_events: u32,
     /// Sum of the events in its gaps, where their number is known; saturates.
     missed_events: u32,
+}
+
+/// Bytes that an event stream writes once, and the times at which it does.
+#[derive(Debug)]
+struct Once {
+    /// First bytes; empty after [`Stage::Opening`].
+    opening: Bytes,
+    /// Renewal of the credentials, until the client is asked for it.
+    renewal: Option<Renewal>,
+}
+
+/// Stages of an event stream, in this order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// The first bytes are not written.
+    Opening,
+    Open,
+    /// HTTP/2: the group knows that `max_age` is reached.
+    AgeReported,
     /// The socket has accepted everything, the end included.
-    is_delivered: bool,
+    Delivered,
 }
 
 /// Result of one turn.
@@ -135,14 +156,18 @@ impl EventStream {
         task: &mut TaskContext<'_>,
         out: &mut WriteBatch,
     ) -> Poll<Step> {
-        if let Some(opening) = self.opening.take() {
-            out.push(*opening);
+        if self.stage == Stage::Opening {
+            self.write_opening(out);
         }
         if let (None, Some(close)) = (self.ending, self.state.close_request()) {
             self.end(close);
         }
         let was_slow = self.state.take_slow();
-        self.end_if_expired(was_slow);
+        let time = self.last_turn(was_slow);
+        if time >= self.expires.min(self.principal_due) {
+            self.reach_due(time, out);
+            self.set_deadline();
+        }
         let mut shedder = if was_slow {
             self.start_shedding()
         } else {
@@ -173,6 +198,16 @@ impl EventStream {
         } else {
             Step::More
         })
+    }
+
+    fn write_opening(&mut self, out: &mut WriteBatch) {
+        self.stage = Stage::Open;
+        // The memory is not needed again, unless a renewal waits in it.
+        let Some(once) = &mut self.once else { return };
+        out.push(std::mem::take(&mut once.opening));
+        if once.renewal.is_none() {
+            self.once = None;
+        }
     }
 
     /// Returns the reason if the event stream ends and no event is pending.
@@ -241,7 +276,7 @@ impl EventStream {
 
     /// Records that the socket has accepted everything, the end included.
     pub(in crate::http) fn set_delivered(&mut self) {
-        self.is_delivered = true;
+        self.stage = Stage::Delivered;
     }
 
     /// Logs, once, that it is live: its first bytes are written, and it has caught up.

@@ -18,6 +18,7 @@
 //! - [`throttle`] limits the rate of one event stream, [`stall`] detects a socket that accepts no
 //!   bytes, [`group`] has the timer of all event streams on one HTTP/2 connection.
 //! - [`handover`] finds the position of a client that reconnects without one after a drain.
+//! - [`expiry`] has the times at which credentials are renewed and an event stream ends.
 //! - [`compact_time`] stores times in four bytes.
 //!
 //! An event stream and everything that polls it runs on one thread, the shard that accepted the
@@ -37,6 +38,7 @@ pub(in crate::http) mod compact_time;
 mod cursors;
 pub(in crate::http) mod direct_path;
 pub(in crate::http) mod event_stream;
+pub(in crate::http) mod expiry;
 pub(in crate::http) mod group;
 pub(in crate::http) mod handover;
 pub(in crate::http) mod stall;

@@ -1,4 +1,5 @@
-//! The timer of an event stream: heartbeats, positions, `max_age`, expiry, and the wait for tokens.
+//! The timer of an event stream: heartbeats, positions, `max_age`, renewal and expiry of the
+//! principal, and the wait for tokens.
 //!
 //! One deadline covers all of them: [`EventStream::next_deadline`] is the earliest. On HTTP/1 the
 //! event stream has a timer of its own, which is created at the first idle turn. On HTTP/2 the
@@ -6,14 +7,14 @@
 //!
 //! A write moves the heartbeat into the future without touching the timer: a timer that fires early
 //! computes the next deadline and continues. A busy event stream thus costs no timer operations; it
-//! compares the time of its last write with `max_age` and the expiry ([`EventStream::end_if_expired`]).
+//! compares the time of its last write with `max_age` and the expiry ([`EventStream::last_turn`]).
 
 use std::task::Context;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::EventStream;
+use super::{EventStream, Stage};
 use crate::event::id::Joined;
 use crate::http::stream::compact_time::{self, CompactInstant};
 use crate::http::stream::write_batch::WriteBatch;
@@ -27,8 +28,8 @@ impl EventStream {
     pub(super) fn poll_timer(&mut self, task: &mut Context<'_>, out: &mut WriteBatch) {
         while let Some(instant) = self.poll_deadline(task) {
             let now = self.state.clock.at(instant);
-            if now >= self.expires.min(self.principal_expires) {
-                self.expire(now);
+            if now >= self.expires.min(self.principal_due) {
+                self.reach_due(now, out);
                 if self.ending.is_some() {
                     return;
                 }
@@ -109,42 +110,58 @@ impl EventStream {
         }
     }
 
-    /// Ends the event stream if its principal or `max_age` has expired at the last write, or after a
-    /// stall now.
+    /// Returns the time of the last write, or after a stall the current time.
     ///
     /// A busy event stream does not reach its timer, and this is called in every turn: the time of
     /// the last write needs no clock. It is old only if the socket was blocked since.
-    pub(super) fn end_if_expired(&mut self, was_slow: bool) {
-        let time = if was_slow {
+    pub(super) fn last_turn(&self, was_slow: bool) -> CompactInstant {
+        if was_slow {
             self.state.clock.at(compact_time::now())
         } else {
             self.last_write
-        };
-        if time >= self.expires.min(self.principal_expires) {
-            self.expire(time);
         }
     }
 
-    /// Ends the event stream. At `max_age` on HTTP/2 its connection ends it.
+    /// Acts on the principal and on `max_age`, of which at least one is due.
     #[cold]
-    fn expire(&mut self, now: CompactInstant) {
-        if now >= self.principal_expires {
-            // Not the connection: its other event streams may have other principals.
-            self.end(CloseReason::Expired);
-            return;
+    pub(super) fn reach_due(&mut self, now: CompactInstant, out: &mut WriteBatch) {
+        if now >= self.principal_due {
+            self.reach_principal_due(now, out);
         }
-        let may_report = self.ending.is_none() && !self.has_reported_age;
-        let Some(group) = self.group.as_ref().filter(|_| may_report) else {
+        if self.ending.is_none() && now >= self.expires {
+            self.reach_max_age(now);
+        }
+    }
+
+    /// Begins the end. On HTTP/2 the connection ends all its event streams; if it does not, this
+    /// one ends alone.
+    fn reach_max_age(&mut self, now: CompactInstant) {
+        let Some(group) = self.group.as_ref().filter(|_| self.stage == Stage::Open) else {
             self.end(CloseReason::Age);
             return;
         };
-        // The connection ends all its event streams. If it does not, this one ends alone.
         group.max_age_reached();
-        self.has_reported_age = true;
+        self.stage = Stage::AgeReported;
         self.expires = now.after(CompactInstant::from_duration(GROUP_END_MAX));
     }
 
-    /// Returns the earliest of heartbeat, position, `max_age`, expiry and tokens.
+    /// Asks the client to renew its credentials, once; if they have expired, begins the end.
+    fn reach_principal_due(&mut self, now: CompactInstant, out: &mut WriteBatch) {
+        let Some(renewal) = self.once.take().and_then(|once| once.renewal) else {
+            // Not the connection: its other event streams may have other principals.
+            self.end(CloseReason::Expired);
+            return;
+        };
+        self.principal_due = renewal.end;
+        if now >= renewal.end {
+            self.end(CloseReason::Expired);
+        } else if self.ending.is_none() {
+            out.write(|bytes| self.encoder().put_renew(bytes, renewal.unix_seconds));
+            self.last_write = now;
+        }
+    }
+
+    /// Returns the earliest of heartbeat, position, `max_age`, renewal or expiry, and tokens.
     pub(super) fn next_deadline(&self) -> CompactInstant {
         let config = &self.state.route.config;
         let heartbeat = self.last_write.after(self.silence());
@@ -156,7 +173,7 @@ impl EventStream {
         let tokens = tokens.map_or(self.expires, |until| {
             self.state.clock.at(until).after(CompactInstant::new(1))
         });
-        let end = self.expires.min(self.principal_expires);
+        let end = self.expires.min(self.principal_due);
         heartbeat.min(position).min(end).min(tokens)
     }
 

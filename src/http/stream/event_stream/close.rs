@@ -9,7 +9,7 @@
 //! left by its client or cut. Every end passes through `Drop`, which calls
 //! [`EventStream::record_end`] exactly once.
 
-use super::EventStream;
+use super::{EventStream, Stage};
 use crate::event::id::Joined;
 use crate::http::stream::state::StreamState;
 use crate::http::stream::write_batch::WriteBatch;
@@ -62,10 +62,11 @@ impl EventStream {
         let positions = self.positions();
         // Only an event stream whose last byte the socket accepted has a known position, from which
         // another pod continues.
-        let delivered = (close == CloseReason::Drain && self.is_delivered).then(|| Delivered {
-            last_event_id: Joined(&positions).to_string(),
-            can_be_claimed: state.can_come_back,
-        });
+        let delivered =
+            (close == CloseReason::Drain && self.stage == Stage::Delivered).then(|| Delivered {
+                last_event_id: Joined(&positions).to_string(),
+                can_be_claimed: state.can_come_back,
+            });
         let end = if delivered.is_some() {
             State::Reconnecting
         } else {

@@ -11,11 +11,10 @@
 //! that disconnects right after it does not receive the gap again.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 
-use super::EventStream;
+use super::{EventStream, Once, Stage};
 use crate::encoding::Framing;
 use crate::event::id::Joined;
 use crate::event::{EventId, InvalidId};
@@ -24,6 +23,7 @@ use crate::http::config::Expired;
 use crate::http::context::Context;
 use crate::http::route::Route;
 use crate::http::stream::compact_time::CompactInstant;
+use crate::http::stream::expiry::Expiry;
 use crate::http::stream::handover::{self, Confirmed};
 use crate::http::stream::state::{Client, Peer, StreamState};
 use crate::http::stream::throttle::ClientLimits;
@@ -38,12 +38,12 @@ pub(in crate::http) struct Opening {
     pub(in crate::http) filters: Vec<FilterSet>,
     pub(in crate::http) last_event_id: Option<Vec<u8>>,
     pub(in crate::http) client: Box<str>,
-    /// The name comes from the route's `client`; otherwise it is the address.
+    /// The name is that of a client; otherwise it is the address.
     pub(in crate::http) is_named: bool,
     /// Permit of the client, if clients are limited.
     pub(in crate::http) permit: Option<ClientPermit>,
-    /// Expiry of the principal.
-    pub(in crate::http) principal_expires: Option<Instant>,
+    /// Expiry of the principal, if it expires.
+    pub(in crate::http) expiry: Option<Expiry>,
     pub(in crate::http) peer: Peer,
     pub(in crate::http) framing: Framing,
     /// The client may be a browser's EventSource.
@@ -182,7 +182,7 @@ impl EventStream {
             context,
             state,
             opening.permit,
-            opening.principal_expires,
+            opening.expiry,
             sources.cursors,
             &sources.gaps,
         );
@@ -199,20 +199,22 @@ impl EventStream {
         context: &Arc<Context>,
         state: Arc<StreamState>,
         permit: Option<ClientPermit>,
-        principal_expires: Option<Instant>,
+        expiry: Option<Expiry>,
         cursors: Vec<Cursor>,
         gaps: &[OpeningGap],
     ) -> Self {
         let max_age = state.route.config.max_age;
         let expires = CompactInstant::from_duration(max_age.mul_f64(0.8 + 0.4 * fastrand::f64()));
-        let principal_expires =
-            principal_expires.map_or(CompactInstant::NEVER, |time| state.clock.at(time));
+        let (principal_due, renewal) = match expiry.map(|expiry| expiry.begin(&state)) {
+            Some((due, renewal)) => (due, Some(renewal)),
+            None => (CompactInstant::NEVER, None),
+        };
         let mut stream = Self {
             registration: context.streams.insert(state.clone()),
             context: context.clone(),
             limits: permit.map(ClientLimits::of).map(Box::new),
             cursors: cursors.into_iter().collect(),
-            opening: None,
+            once: None,
             timer: None,
             group: None,
             deadline: expires,
@@ -220,16 +222,16 @@ impl EventStream {
             last_write: CompactInstant::ZERO,
             last_id: CompactInstant::ZERO,
             expires,
-            principal_expires,
-            has_reported_age: false,
+            principal_due,
+            stage: Stage::Opening,
             ending: None,
             pending_events: 0,
             missed_events: 0,
-            is_delivered: false,
             state,
         };
         stream.deadline = stream.next_deadline();
-        stream.opening = Some(Box::new(stream.opening_bytes(gaps)));
+        let opening = stream.opening_bytes(gaps);
+        stream.once = Some(Box::new(Once { opening, renewal }));
         stream
             .state
             .route

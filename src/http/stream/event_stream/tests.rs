@@ -1,5 +1,5 @@
-//! Event streams without a transport over a stream buffer in memory: the expiry of their principals,
-//! and `max_age`.
+//! Event streams without a transport over a stream buffer in memory: renewal and expiry of their
+//! principals, and `max_age`.
 
 use std::future::poll_fn;
 use std::task::ready;
@@ -9,17 +9,19 @@ use futures_util::FutureExt as _;
 
 use super::opening::Opening;
 use super::*;
+use crate::auth;
 use crate::encoding::Framing;
 use crate::event::{Event, SourceTag};
 use crate::feed::{self, Budget, Limits, StreamWriter};
 use crate::http::config::{Config, Delivery, PathTemplate, RouteConfig, SourceConfig};
 use crate::http::route::Routes;
+use crate::http::stream::expiry::Expiry;
 use crate::http::stream::group::GroupTimer;
 use crate::http::stream::state::Peer;
 use crate::limit::ConnectionLimiter;
 use crate::limit::load_level::SharedLevel;
 use crate::presence::{Protocol, StreamTable};
-use crate::subject::{Filter, FilterSet, SubjectTemplate};
+use crate::subject::{Allow, Filter, FilterSet, SubjectTemplate};
 use crate::telemetry::Metrics;
 
 /// One route with the source `S`, of which clients read `a`.
@@ -53,7 +55,7 @@ impl Fixture {
             identity: None,
             delivery: Delivery::Shared,
             subjects: vec![SubjectTemplate::parse("a").unwrap()],
-            allow: Vec::new(),
+            allow: Allow::default(),
         };
         let mut route = RouteConfig::new(PathTemplate::parse("/a").unwrap(), vec![source]);
         route.max_age = max_age;
@@ -62,7 +64,7 @@ impl Fixture {
             ..Config::default()
         };
         let metrics = Arc::new(Metrics::new().unwrap());
-        let routes = Routes::new(config, &|_| buffer.clone(), &metrics);
+        let routes = Routes::new(config, &|_| buffer.clone(), &|_| None, &metrics);
         let context = Context::new(
             metrics,
             StreamTable::default(),
@@ -73,7 +75,12 @@ impl Fixture {
         Self { context, writer }
     }
 
+    /// Opens an event stream that is not asked to renew before it ends.
     fn open(&self, principal_expires: Option<Instant>) -> EventStream {
+        self.open_until(principal_expires.map(|end| expiry(end, end, Duration::ZERO)))
+    }
+
+    fn open_until(&self, expiry: Option<Expiry>) -> EventStream {
         let opening = Opening {
             framing: Framing::Sse,
             route: self.context.routes().find("/a").unwrap().route.clone(),
@@ -82,7 +89,7 @@ impl Fixture {
             client: "alice".into(),
             is_named: false,
             permit: None,
-            principal_expires,
+            expiry,
             peer: Peer::new(([192, 0, 2, 1], 1).into(), Protocol::Http11, false),
             browser: false,
         };
@@ -117,6 +124,15 @@ impl Fixture {
             .map(|(labels, value)| (labels.to_owned(), value.parse().unwrap()))
             .collect()
     }
+}
+
+fn expiry(at: Instant, end: Instant, renew_before: Duration) -> Expiry {
+    let expiry = auth::Expiry {
+        unix_seconds: 1_795_961_031,
+        at,
+        end,
+    };
+    Expiry::new(expiry, renew_before)
 }
 
 /// Bytes of an event stream that is polled as its transport polls it.
@@ -190,16 +206,85 @@ async fn event_stream_ends_when_its_principal_expires_and_keeps_its_position() {
     }
     assert_eq!(stream.positions()[0].seq, 7);
 
-    let has_series = |fixture: &Fixture| {
+    let expired = |fixture: &Fixture| {
         let closed = fixture.closed();
-        assert!(closed.iter().any(|(labels, _)| labels.contains("\"age\"")));
         closed
             .into_iter()
             .find(|(labels, _)| labels.contains("\"expired\""))
+            .map(|(_, count)| count)
     };
-    assert_eq!(has_series(&fixture), None, "no end has this reason yet");
+    assert_eq!(expired(&fixture), Some(0), "closed labels begin at 0");
     drop(stream);
-    assert_eq!(has_series(&fixture).unwrap().1, 1);
+    assert_eq!(expired(&fixture), Some(1));
+}
+
+#[tokio::test]
+async fn idle_client_is_asked_once_to_renew_before_the_end() {
+    let fixture = Fixture::new();
+    let now = Instant::now();
+    let (at, end) = (now + EXPIRES_AFTER, now + 2 * EXPIRES_AFTER);
+    let mut stream = fixture.open_until(Some(expiry(at, end, Duration::from_secs(60))));
+    let mut client = Client::default();
+    let asked = poll_fn(|task| {
+        assert!(client.poll(&mut stream, task).is_pending());
+        if client.text.contains("sidestream.renew") {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
+    });
+    tokio::time::timeout(DEADLINE, asked).await.unwrap();
+    until_closed(&mut client, &mut stream).await;
+    assert_eq!(client.close, Some(CloseReason::Expired));
+    let renewals: Vec<_> = client
+        .text
+        .split("\n\n")
+        .filter(|event| event.contains("sidestream.renew"))
+        .collect();
+    assert_eq!(
+        renewals,
+        ["event: sidestream.renew\ndata: {\"expires\":1795961031}"]
+    );
+}
+
+#[tokio::test]
+async fn client_is_asked_to_renew_while_events_arrive_without_a_pause() {
+    let mut fixture = Fixture::new();
+    let at = Instant::now() + EXPIRES_AFTER;
+    let end = at + Duration::from_secs(3600);
+    let mut stream = fixture.open_until(Some(expiry(at, end, Duration::from_secs(60))));
+    let mut client = Client::default();
+    let mut seq = 0;
+    let asked = poll_fn(|task| {
+        // An event waits in every turn: none reaches the timer.
+        seq += 1;
+        fixture.append(seq);
+        assert!(!matches!(
+            client.poll_turn(&mut stream, task),
+            Poll::Ready(Step::Close(_))
+        ));
+        task.waker().wake_by_ref();
+        if client.text.contains("sidestream.renew") {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
+    });
+    tokio::time::timeout(DEADLINE, asked).await.unwrap();
+    assert_eq!(client.close, None);
+}
+
+#[tokio::test]
+async fn stalled_client_whose_principal_expired_meanwhile_is_not_asked_to_renew() {
+    let fixture = Fixture::new();
+    let end = Instant::now() + EXPIRES_AFTER;
+    let mut stream = fixture.open_until(Some(expiry(end, end, Duration::from_secs(60))));
+    let mut client = Client::default();
+    stream.state().set_slow();
+    tokio::time::sleep(EXPIRES_AFTER).await;
+    until_closed(&mut client, &mut stream).await;
+    assert_eq!(client.close, Some(CloseReason::Expired));
+    assert!(!client.text.contains("renew"), "{}", client.text);
 }
 
 #[tokio::test]
