@@ -3,6 +3,7 @@
 mod claims;
 mod expiry;
 mod failures;
+mod issuer;
 mod reload;
 mod requests;
 mod token;
