@@ -58,9 +58,14 @@ impl Expiry {
 
     /// Returns the time of the renewal, and the renewal.
     pub(super) fn begin(self, state: &StreamState) -> (CompactInstant, Renewal) {
-        let renewal = Renewal {
+        let end = match state.clock.at(self.end) {
+            // It has expired: no event is delivered.
+            CompactInstant::ZERO => CompactInstant::ZERO,
             // A tick later: the time is rounded down, and until its end a principal may return.
-            end: state.clock.at(self.end).after(CompactInstant::new(1)),
+            end => end.after(CompactInstant::new(1)),
+        };
+        let renewal = Renewal {
+            end,
             unix_seconds: self.unix_seconds,
         };
         (state.clock.at(self.renew), renewal)

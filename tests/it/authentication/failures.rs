@@ -7,7 +7,9 @@ use testkit::h2::H2Client;
 async fn address_with_too_many_failures_is_rejected_whatever_it_sends() {
     let routes = format!("trusted_proxies: [127.0.0.1]\n{ROUTES}");
     let fixture = Fixture::with(&routes, "").await;
-    let client = H2Client::connect(fixture.sidestream.url("/")).await;
+    let mut client = H2Client::connect(fixture.sidestream.url("/")).await;
+    // A temporary rejection closes a connection without an event stream.
+    let _open = client.get("/open").await;
     let attempt = async |token: &str, address: &str| {
         let bearer = bearer(token);
         let headers = [

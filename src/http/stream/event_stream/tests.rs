@@ -33,6 +33,9 @@ struct Fixture {
 /// Time after the opening at which the principals of these tests expire.
 const EXPIRES_AFTER: Duration = Duration::from_millis(200);
 
+/// Twice the tick of an event stream: an end is rounded up.
+const ROUNDING: Duration = Duration::from_millis(20);
+
 /// Time after which a test fails, on a machine under load too.
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -281,7 +284,7 @@ async fn stalled_client_whose_principal_expired_meanwhile_is_not_asked_to_renew(
     let mut stream = fixture.open_until(Some(expiry(end, end, Duration::from_secs(60))));
     let mut client = Client::default();
     stream.state().set_slow();
-    tokio::time::sleep(EXPIRES_AFTER).await;
+    tokio::time::sleep(EXPIRES_AFTER + ROUNDING).await;
     until_closed(&mut client, &mut stream).await;
     assert_eq!(client.close, Some(CloseReason::Expired));
     assert!(!client.text.contains("renew"), "{}", client.text);
@@ -375,7 +378,7 @@ async fn stalled_client_receives_no_event_after_its_principal_expired() {
     poll_fn(|task| Poll::Ready(client.poll(&mut stream, task).is_pending())).await;
     fixture.append(1);
     stream.state().set_slow();
-    tokio::time::sleep(EXPIRES_AFTER).await;
+    tokio::time::sleep(EXPIRES_AFTER + ROUNDING).await;
     until_closed(&mut client, &mut stream).await;
     assert_eq!(client.close, Some(CloseReason::Expired));
     assert!(!client.text.contains("data: event"), "{}", client.text);
