@@ -144,3 +144,20 @@ async fn open_h2(connection: &mut H2Client, path: &str, token: &str) -> H2Stream
 fn token(subject: &str) -> String {
     Token::of(subject).signed()
 }
+
+#[test]
+fn configurations_of_the_manual_are_valid() {
+    let page = include_str!("../../docs/authentication.md");
+    let environment = |name: &str| (name == "JWT_SECRET").then(|| SECRET.to_owned());
+    let examples: Vec<_> = page
+        .split("```yaml\n")
+        .skip(1)
+        .filter_map(|rest| rest.split("```").next())
+        .collect();
+    assert_eq!(examples.len(), 5);
+    for text in examples {
+        if let Err(problems) = sidestream::config::parse(text, "manual", &environment) {
+            panic!("{problems}\n{text}");
+        }
+    }
+}
