@@ -162,6 +162,8 @@ fn clients_of_event_streams_receive_every_event_once_or_a_gap() {
     simulate("clients_of_event_streams", 0..SEEDS, event_streams);
     // A client takes the gap of its page only in another replay session, which begins before it.
     simulate("clients_of_event_streams", 4991..4992, event_streams);
+    // A drain ends an event stream for which a gap waits, but no event.
+    simulate("clients_of_event_streams", 7737..7738, event_streams);
     if std::env::var("SEED").is_err() {
         coverage::assert_complete();
     }
