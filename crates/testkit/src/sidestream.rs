@@ -3,6 +3,7 @@
 //! Listeners use port 0. The addresses are read from the log of the sidecar.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
@@ -180,6 +181,11 @@ impl Sidestream {
             open_files: None,
             link: None,
         }
+    }
+
+    /// Address of the first listener in clear text, for a proxy.
+    pub fn address(&self) -> SocketAddr {
+        self.listener(false).address.parse().unwrap()
     }
 
     /// URL of `path` on the first listener in clear text.

@@ -13,6 +13,7 @@ use testkit::browser::Page;
 use testkit::nats::free_port;
 use testkit::node::NodeClient;
 use testkit::process::Process;
+use testkit::proxy::{Fault, Proxy};
 use testkit::sidestream::{Sidestream, binary, config_for};
 use testkit::wait::{DEADLINE, eventually};
 
@@ -272,12 +273,13 @@ async fn the_npm_package_eventsource_has_a_position_before_its_first_event_and_l
  {
     let setting = Setting {
         route: "retry: 100ms",
-        port: free_port(),
         ..Setting::default()
     };
     let mut fixture = Fixture::with(setting).await;
+    let proxy = Proxy::start(fixture.sidestream.address()).await;
+    let url = format!("http://{}/orders", proxy.address());
     let names = ["sidestream.position", "sidestream.gap"];
-    let client = NodeClient::eventsource(&fixture.sidestream.url("/orders"), &names);
+    let client = NodeClient::eventsource(&url, &names);
     let at = |reports: &[Value], name: &str| {
         reports
             .iter()
@@ -289,12 +291,20 @@ async fn the_npm_package_eventsource_has_a_position_before_its_first_event_and_l
             at(reports, "sidestream.position") == 1
         })
         .await;
+    // The package ends for good at a 503, the answer of a sidecar that is not connected to NATS
+    // yet. As with a Service, no connection reaches the sidecar before it is ready.
+    proxy.set(Fault {
+        refuse: true,
+        ..Fault::default()
+    });
     fixture.sidestream.kill9();
     fixture
         .publish("orders.1.x", "published while the sidecar was away")
         .await;
     fixture.sidestream =
         Sidestream::start(config(&fixture.nats, &fixture.authority, setting)).await;
+    proxy.forward_to(fixture.sidestream.address());
+    proxy.set(Fault::default());
     let reports = client
         .until("it has an event", |reports| at(reports, "message") == 1)
         .await;

@@ -361,8 +361,7 @@ async fn a_slow_http2_stream_is_shed_with_gaps_like_a_socket() {
 #[tokio::test]
 async fn a_large_event_over_a_slow_connection_is_no_stall() {
     let mut fixture = Fixture::start().await;
-    let url: hyper::Uri = fixture.sidestream.url("/").parse().unwrap();
-    let proxy = Proxy::to_port(url.port_u16().unwrap()).await;
+    let proxy = Proxy::start(fixture.sidestream.address()).await;
     // A write batch takes a tenth of the stall timeout of 2 s, the event twice the timeout.
     proxy.set(Fault {
         bytes_per_second: 220_000,
@@ -404,8 +403,7 @@ async fn a_large_event_over_a_slow_connection_is_no_stall() {
 #[ignore = "takes a minute: ten kilobytes a second"]
 async fn at_ten_kilobytes_per_second_all_critical_events_arrive_in_order_and_a_reconnect_resumes() {
     let mut fixture = Fixture::start().await;
-    let url: hyper::Uri = fixture.sidestream.url("/").parse().unwrap();
-    let proxy = Proxy::to_port(url.port_u16().unwrap()).await;
+    let proxy = Proxy::start(fixture.sidestream.address()).await;
     proxy.set(Fault {
         bytes_per_second: 10_000,
         ..Fault::default()
