@@ -123,25 +123,20 @@ impl Shedder {
 
 /// Gap of the current read that covers a run of skipped events.
 #[derive(Debug, Default)]
-pub(super) struct GapRun(Option<usize>);
+pub(super) struct GapRun(Option<(usize, GapReason)>);
 
 impl GapRun {
-    /// Continues the gap that was pushed last.
+    /// Continues the gap that was pushed last, for evicted events.
     pub(super) fn begin(batch: &Batch) -> Self {
-        Self(batch.items.len().checked_sub(1))
+        let last = batch.items.len().checked_sub(1);
+        Self(last.map(|index| (index, GapReason::Slow)))
     }
 
     /// Counts one more skipped event after `position`.
     pub(super) fn grow(&mut self, why: GapReason, position: Position, batch: &mut Batch) {
-        let known = self.0.and_then(|index| batch.items.get_mut(index));
-        if let Some(Item::Gap {
-            gap: Gap {
-                reason,
-                missed: Some(missed),
-            },
-            ..
-        }) = known
-            && *reason == why
+        let known = self.0.filter(|(_, reason)| *reason == why);
+        if let Some(Item::Gap { gap, .. }) = known.and_then(|(index, _)| batch.items.get_mut(index))
+            && let Some(missed) = &mut gap.missed
         {
             *missed += 1;
             return;
@@ -153,20 +148,20 @@ impl GapRun {
             },
             position,
         });
-        self.0 = Some(batch.items.len() - 1);
+        self.0 = Some((batch.items.len() - 1, why));
     }
 
-    /// Ends the run, because an event is delivered. With conflation, one gap covers the whole read.
-    pub(super) fn end(&mut self, shedder: Option<&Shedder>) {
-        if !shedder.is_some_and(Shedder::conflates) {
-            self.0 = None;
-        }
+    /// Ends the run, because an event is delivered. One gap of conflated events covers the whole
+    /// read; events that the rate limit or the load level skips are counted where they are missing.
+    pub(super) fn end(&mut self) {
+        self.0 = self.0.filter(|(_, reason)| *reason == GapReason::Conflated);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::SourceTag;
 
     fn shedder(policy: SlowPolicy, waiting: u64) -> Shedder {
         Shedder::new(
@@ -219,5 +214,29 @@ mod tests {
                 .into_iter()
                 .all(|tier| !disconnect.skips(tier, false))
         );
+    }
+
+    #[test]
+    fn skipped_events_are_counted_where_they_are_missing_and_conflated_ones_once_per_read() {
+        let position = Position {
+            tag: SourceTag::of_stream("S", 1),
+            seq: 1,
+            fingerprint: None,
+        };
+        for (reason, expected) in [
+            (GapReason::Slow, vec![1, 2]),
+            (GapReason::Conflated, vec![3]),
+        ] {
+            let (mut batch, mut run) = (Batch::default(), GapRun::default());
+            run.grow(reason, position, &mut batch);
+            run.end();
+            run.grow(reason, position, &mut batch);
+            run.grow(reason, position, &mut batch);
+            let missed = batch.items.iter().map(|item| match item {
+                Item::Gap { gap, .. } => gap.missed.unwrap(),
+                Item::Event { .. } | Item::Copied { .. } => 0,
+            });
+            assert_eq!(missed.collect::<Vec<_>>(), expected, "{reason}");
+        }
     }
 }

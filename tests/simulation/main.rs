@@ -164,6 +164,10 @@ fn clients_of_event_streams_receive_every_event_once_or_a_gap() {
     simulate("clients_of_event_streams", 4991..4992, event_streams);
     // A drain ends an event stream for which a gap waits, but no event.
     simulate("clients_of_event_streams", 7737..7738, event_streams);
+    // A slow client with `conflate`, and a load level that skips events in the same read.
+    simulate("clients_of_event_streams", 22229..22230, event_streams);
+    // Two undecodable messages in a row, one reported by the archive, the other by the window.
+    simulate("clients_of_event_streams", 30964..30965, event_streams);
     if std::env::var("SEED").is_err() {
         coverage::assert_complete();
     }

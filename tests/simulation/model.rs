@@ -273,9 +273,25 @@ impl Model {
                 Kind::Event { .. } => false,
             });
         let first = reported.next();
+        // The archive's gap has the position of the undecodable message, the window's gap that of
+        // the message before it. Of two such messages in a row the two positions are equal.
+        let is_archived = gap.reason == GapReason::Upstream
+            && self.has_replayed
+            && !self.is_uncertain
+            && position.seq > self.seq.max(self.poison_reported())
+            && source.published.iter().any(|(at, record)| {
+                (at.tag, at.seq) == (position.tag, position.seq) && record.is_poison
+            });
         // Several epochs may start with the same gap; the next item shows which one it was.
         let is_unclear = (self.is_uncertain || self.has_replayed) && reported.next().is_some();
         match first {
+            // A reader of the stream receives it whatever its filters: live, because the buffer does
+            // not look at them, and from the archive, because readers share a page.
+            _ if is_archived => {
+                self.skip_to(pod, &source, self.next, position.seq - 1);
+                self.take_poison(position.seq);
+                self.seq = position.seq;
+            }
             Some((place, entry)) => {
                 let begins = entry.epoch != self.epoch;
                 if self.is_uncertain || (begins && self.has_replayed) {
@@ -312,17 +328,6 @@ impl Model {
                 self.next = self.next.max(epoch_end.unwrap_or(pod.history.len()));
                 self.slow = 0;
             }
-            None if gap.reason == GapReason::Upstream && self.has_replayed => {
-                // A reader of the stream receives it whatever its filters: live, because the buffer
-                // does not look at them, and from the archive, because readers share a page.
-                let is_poison = source.published.iter().any(|(at, record)| {
-                    (at.tag, at.seq) == (position.tag, position.seq) && record.is_poison
-                });
-                assert!(is_poison, "{self}: {position} can be decoded");
-                self.skip_to(pod, &source, self.next, position.seq - 1);
-                self.take_poison(position.seq);
-                self.seq = position.seq;
-            }
             None => {
                 assert_eq!(
                     gap.reason,
@@ -345,12 +350,17 @@ impl Model {
         self.position = position;
     }
 
-    /// Takes the report of a message that cannot be decoded.
-    fn take_poison(&mut self, seq: u64) {
-        let reported = match self.reported_poison {
+    /// Last message of this epoch that was reported because it cannot be decoded.
+    fn poison_reported(&self) -> u64 {
+        match self.reported_poison {
             (epoch, reported) if epoch == self.epoch => reported,
             _ => 0,
-        };
+        }
+    }
+
+    /// Takes the report of a message that cannot be decoded.
+    fn take_poison(&mut self, seq: u64) {
+        let reported = self.poison_reported();
         assert!(
             seq > self.seq && seq > reported,
             "{self}: the message at {seq} is reported twice, or after a later item"

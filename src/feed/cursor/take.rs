@@ -205,7 +205,7 @@ impl Subscriber {
             pass.run.grow(reason, self.position, pass.batch);
             return true;
         }
-        pass.run.end(pass.policy.shedder.as_deref());
+        pass.run.end();
         if is_known {
             return true;
         }
