@@ -283,6 +283,11 @@ async fn a_message_with_invalid_headers_does_not_stop_the_reader() {
     fixture.fill("a.x", 1, 20).await;
     let headers = b"NATS/1.0\r\nX-Bad: \xff\xfe\r\nSidestream-Event: odd\r\n\r\n";
     publish_raw(fixture.server.port(), b"a.x", headers, b"poison").await;
+    // JetStream stores a message after it has accepted it.
+    eventually(RECOVERY, "the message is stored", || async {
+        fixture.last().await == 21
+    })
+    .await;
     fixture.fill("a.x", 22, 20).await;
     let mut reader = fixture.read(&["a.x"], 0);
     reader.until(41).await;

@@ -277,7 +277,7 @@ impl Model {
         // the message before it. Of two such messages in a row the two positions are equal.
         let is_archived = gap.reason == GapReason::Upstream
             && self.has_replayed
-            && !self.is_uncertain
+            && (first.is_none() || !self.is_uncertain)
             && position.seq > self.seq.max(self.poison_reported())
             && source.published.iter().any(|(at, record)| {
                 (at.tag, at.seq) == (position.tag, position.seq) && record.is_poison
