@@ -1,6 +1,6 @@
 //! Interface of an encoder: everything that a client receives in one framing.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::ops::Range;
 use std::time::Duration;
 
@@ -101,4 +101,13 @@ impl GapNotice {
 /// Fields of the JSON object that reports the end, the same in every framing.
 pub(super) fn close_json(reason: &str, retry: Duration) -> String {
     format!(r#""reason":"{reason}","retry":{}"#, retry.as_millis())
+}
+
+/// Appends formatted text.
+pub(super) fn put_formatted(out: &mut BytesMut, text: fmt::Arguments<'_>) {
+    let written = out.write_fmt(text);
+    debug_assert!(
+        written.is_ok(),
+        "writing to a growable buffer does not fail"
+    );
 }

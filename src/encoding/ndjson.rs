@@ -18,7 +18,7 @@
 //!   strings in valid JSON and are removed; U+0085, U+2028 and U+2029, at which some libraries split
 //!   lines, can only be inside of strings and are escaped.
 
-use std::fmt::{self, Display, Write as _};
+use std::fmt::Display;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::{BufMut as _, BytesMut};
 
-use super::encoder::{Encoder, EventParts, GapNotice, close_json};
+use super::encoder::{Encoder, EventParts, GapNotice, close_json, put_formatted};
 use super::envelope::{Encoding, EncodingBuilder, Envelope};
 use super::strict_json;
 use crate::event::EventName;
@@ -155,15 +155,6 @@ fn put_line(out: &mut BytesMut, json: &str) {
         rest = &found[end.len_utf8()..];
     }
     out.put_slice(rest.as_bytes());
-}
-
-/// Appends formatted text.
-fn put_formatted(out: &mut BytesMut, text: fmt::Arguments<'_>) {
-    let written = out.write_fmt(text);
-    debug_assert!(
-        written.is_ok(),
-        "writing to a growable buffer does not fail"
-    );
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@
 
 pub mod decode;
 
-use std::fmt::{Display, Write as _};
+use std::fmt::Display;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::{BufMut as _, BytesMut};
 
-use super::encoder::{Encoder, EventParts, GapNotice, close_json};
+use super::encoder::{Encoder, EventParts, GapNotice, close_json, put_formatted};
 use super::envelope::{Encoding, EncodingBuilder, Envelope};
 use crate::event::EventName;
 
@@ -140,15 +140,6 @@ impl Sse {
             None => out.put_u8(b'\n'),
         }
     }
-}
-
-/// Appends formatted text.
-fn put_formatted(out: &mut BytesMut, text: std::fmt::Arguments<'_>) {
-    let written = out.write_fmt(text);
-    debug_assert!(
-        written.is_ok(),
-        "writing to a growable buffer does not fail"
-    );
 }
 
 /// Appends one field on one line; the value must not contain a line end.
