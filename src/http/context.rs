@@ -12,7 +12,7 @@ use arc_swap::ArcSwap;
 use prometheus::{IntCounter, IntGauge};
 
 use crate::feed::Outcome;
-use crate::http::request::rejection::RejectionCode;
+use crate::http::request::rejection_code::RejectionCode;
 use crate::http::route::Routes;
 use crate::limit::clients::Limit;
 use crate::limit::load_level::SharedLevel;

@@ -38,7 +38,7 @@ use crate::http::h1::reclaim::{Parked, ReclaimIo, SocketReclaim};
 use crate::http::h1::sink::TaskSocket;
 use crate::http::h1::stream::H1Stream;
 use crate::http::request::body::Body;
-use crate::http::request::rejection::RejectionCode;
+use crate::http::request::rejection_code::RejectionCode;
 use crate::http::request::respond::{answer, reject, unparsed_response};
 use crate::http::stream::state::Peer;
 use crate::http::transport::{Socket, Transport};

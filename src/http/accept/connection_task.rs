@@ -28,7 +28,7 @@ use super::connection::{Connection, LAST_REQUEST, Silent};
 use crate::http::context::Context;
 use crate::http::h1::sink::TaskSocket;
 use crate::http::h1::stream::H1Stream;
-use crate::http::request::rejection::RejectionCode;
+use crate::http::request::rejection_code::RejectionCode;
 use crate::http::transport::{Socket, Transport};
 use crate::lifecycle::shutdown::Token;
 use crate::limit::ConnectionPermit;

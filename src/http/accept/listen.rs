@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 
 use super::connection_task::{self, Drain};
 use crate::http::context::Context;
-use crate::http::request::rejection::RejectionCode;
+use crate::http::request::rejection_code::RejectionCode;
 use crate::lifecycle::shutdown::Token;
 use crate::net::listener::Listener;
 use crate::net::tls::Tls;

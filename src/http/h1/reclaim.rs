@@ -30,7 +30,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::chunk::BodyDelimiter;
 use crate::http::accept::detect::{Detector, Preface, PrefaceCell};
-use crate::http::request::rejection::RejectionCode;
+use crate::http::request::rejection_code::RejectionCode;
 use crate::http::stream::event_stream::EventStream;
 use crate::net::request_head::LineScan;
 

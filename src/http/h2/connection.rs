@@ -30,7 +30,7 @@ use super::request::{H2Request, H2Shared};
 use super::sink::DataChunk;
 use crate::http::accept::connection::{Connection, HEAD_BYTES_MAX, HEAD_MAX};
 use crate::http::accept::connection_task::within;
-use crate::http::request::rejection::RejectionCode;
+use crate::http::request::rejection_code::RejectionCode;
 use crate::http::stream::group::{GroupTimer, StreamGroup};
 use crate::http::stream::state::Peer;
 use crate::http::transport::Transport;

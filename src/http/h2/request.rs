@@ -25,7 +25,7 @@ use super::sink::{DataChunk, SharedStream};
 use super::stream::H2Stream;
 use crate::http::accept::connection::HEAD_BYTES_MAX;
 use crate::http::context::Context;
-use crate::http::request::rejection::RejectionCode;
+use crate::http::request::rejection_code::RejectionCode;
 use crate::http::request::respond::{Answer, answer, reject};
 use crate::http::stream::group::StreamGroup;
 use crate::http::stream::state::Peer;

@@ -20,7 +20,8 @@ use hyper::header::AUTHORIZATION;
 use hyper::{HeaderMap, Method};
 
 use super::challenge::Challenge;
-use super::rejection::{Rejection, RejectionCode};
+use super::rejection::Rejection;
+use super::rejection_code::RejectionCode;
 use super::request::{AuthenticatedRequest, Request, is_browser};
 use crate::auth::{AuthFailure, Credentials, Principal};
 use crate::encoding::Framing;

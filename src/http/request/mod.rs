@@ -8,7 +8,8 @@
 //!   negotiate     framing, by Accept
 //!   client_address  through trusted proxies
 //!   cors          headers for other origins
-//!   rejection     every code with status, message and hint
+//!   rejection     an error instead of an event stream
+//!   rejection_code  every code with status, message and hint
 //!   challenge     `WWW-Authenticate` of a rejection
 //!   body          hyper's body for a response
 //! ```
@@ -20,6 +21,7 @@ pub(in crate::http) mod client_address;
 pub(in crate::http) mod cors;
 pub(in crate::http) mod negotiate;
 pub(in crate::http) mod rejection;
+pub(in crate::http) mod rejection_code;
 pub(in crate::http) mod request;
 pub(in crate::http) mod resolve;
 pub(in crate::http) mod respond;

@@ -6,7 +6,8 @@
 //! address of an anonymous client. Limits, presence and the log use it.
 
 use super::challenge::Challenge;
-use super::rejection::{Rejection, RejectionCode};
+use super::rejection::Rejection;
+use super::rejection_code::RejectionCode;
 use super::request::AuthenticatedRequest;
 use crate::auth::Principal;
 use crate::http::route::Route;
