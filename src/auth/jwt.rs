@@ -30,11 +30,11 @@ use std::borrow::Cow;
 
 use futures_util::future::BoxFuture;
 
+use super::clock::Now;
 use super::config::{JwtConfig, KeysConfig, ProviderConfig, TokenSource};
 use super::{AuthFailure, Credentials, Principal, Provider};
 use crate::lifecycle::health::Health;
 use crate::telemetry::Metrics;
-use claims::Now;
 use key_origin::KeyOrigin;
 use key_set::KeySet;
 pub(super) use key_store::KeyFollower;

@@ -12,9 +12,11 @@
 //! | `config` | `authentication:` of the configuration as types |
 //! | `jwt` | signed tokens |
 //! | `principal` | principal of a request |
+//! | `clock` | wall-clock time of credentials as monotonic time |
 //!
 //! Tokens, secrets and their claims never appear in logs, errors or metrics.
 
+mod clock;
 pub mod config;
 mod jwt;
 pub mod principal;

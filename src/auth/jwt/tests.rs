@@ -11,10 +11,11 @@ use proptest::prelude::*;
 use ring::hmac;
 use serde_json::{Value, json};
 
-use super::claims::{Now, identity};
+use super::claims::identity;
 use super::crypto;
 use super::key_set::{InvalidKeys, KeySet};
 use super::token::{Rejected, verified_claims};
+use crate::auth::clock::Now;
 use crate::auth::config::{JwtConfig, KeysConfig, TokenSource};
 use crate::auth::{Identity, Secret};
 
