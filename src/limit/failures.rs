@@ -10,60 +10,36 @@
 //! total is full, only addresses with a recent failure are rejected: an attacker with many
 //! addresses does not lock out clients with valid credentials.
 //!
-//! The table of addresses is bounded. If it is full, the addresses with the fewest recent failures
-//! are forgotten.
+//! The table of addresses is bounded (`leaky_bucket`).
 
-use std::collections::HashMap;
-use std::hash::{BuildHasher as _, RandomState};
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use super::config::Rate;
+use super::leaky_bucket::{LeakLimit, LeakyBuckets, Level, lock};
 use super::token_bucket::Bucket;
 
 /// Table of addresses with failed authentications.
 #[derive(Debug)]
 pub struct FailureLimiter {
-    shards: [Mutex<HashMap<IpAddr, Level>>; SHARDS],
+    addresses: LeakyBuckets<IpAddr>,
     total: Mutex<Level>,
-    /// Random key of this process: clients cannot choose addresses of one shard.
-    hasher: RandomState,
     log_bucket: Bucket,
-}
-
-/// Content of a leaky bucket.
-#[derive(Clone, Copy, Debug)]
-struct Level {
-    failures: f64,
-    at: Instant,
-}
-
-/// Rate and size of a leaky bucket.
-#[derive(Clone, Copy, Debug)]
-struct Limit {
-    per_second: f64,
-    burst: f64,
 }
 
 /// 100 per second and 500 at once for one address. Behind a proxy that is not trusted all clients
 /// have one address: 3,000 browsers with an expired cookie, which retry every 30 s, stay below it.
-const PER_ADDRESS: Limit = Limit {
+const PER_ADDRESS: LeakLimit = LeakLimit {
     per_second: 100.0,
     burst: 500.0,
 };
 
 /// 1,000 per second in total: verifying as many signatures takes about a tenth of a core.
-const TOTAL: Limit = Limit {
+const TOTAL: LeakLimit = LeakLimit {
     per_second: 1000.0,
     burst: 2000.0,
 };
-
-/// 16: more than the threads that authenticate.
-const SHARDS: usize = 16;
-
-/// 65,536 addresses, about 4 MiB.
-const ADDRESSES_MAX: usize = 65_536;
 
 /// One log line per second about rejected addresses.
 const LOG_RATE: Rate = Rate::new(1, 1);
@@ -71,9 +47,8 @@ const LOG_RATE: Rate = Rate::new(1, 1);
 impl Default for FailureLimiter {
     fn default() -> Self {
         Self {
-            shards: std::array::from_fn(|_| Mutex::default()),
+            addresses: LeakyBuckets::new(PER_ADDRESS),
             total: Mutex::new(Level::empty(Instant::now())),
-            hasher: RandomState::new(),
             log_bucket: Bucket::new(LOG_RATE),
         }
     }
@@ -85,11 +60,9 @@ impl FailureLimiter {
     /// # Errors
     /// Returns the time until it may.
     pub fn check(&self, address: IpAddr, now: Instant) -> Result<(), Duration> {
-        let recent = lock(self.shard(address))
-            .get(&network(address))
-            .map(|level| level.drained(PER_ADDRESS, now))
-            .filter(|level| level.failures > 0.0);
-        let Some(recent) = recent else { return Ok(()) };
+        let Some(recent) = self.addresses.level(&network(address), now) else {
+            return Ok(());
+        };
         let total = lock(&self.total).drained(TOTAL, now);
         let wait = recent.wait(PER_ADDRESS).max(total.wait(TOTAL));
         if wait.is_zero() {
@@ -101,68 +74,13 @@ impl FailureLimiter {
         Err(wait)
     }
 
-    /// Records a failed authentication.
+    /// Records a failed authentication. Concurrent failures add at most one beyond the burst each.
     pub fn record(&self, address: IpAddr, now: Instant) {
         let mut total = lock(&self.total);
-        *total = total.drained(TOTAL, now).with_failure(TOTAL);
+        *total = total.drained(TOTAL, now).with_unit(TOTAL);
         drop(total);
-        let mut shard = lock(self.shard(address));
-        if shard.len() >= ADDRESSES_MAX / SHARDS {
-            forget(&mut shard, now);
-        }
-        let level = shard
-            .entry(network(address))
-            .or_insert_with(|| Level::empty(now));
-        *level = level.drained(PER_ADDRESS, now).with_failure(PER_ADDRESS);
+        self.addresses.add(network(address), now);
     }
-
-    fn shard(&self, address: IpAddr) -> &Mutex<HashMap<IpAddr, Level>> {
-        &self.shards[self.hasher.hash_one(network(address)) as usize % SHARDS]
-    }
-}
-
-impl Level {
-    fn empty(now: Instant) -> Self {
-        Self {
-            failures: 0.0,
-            at: now,
-        }
-    }
-
-    fn drained(self, limit: Limit, now: Instant) -> Self {
-        let seconds = now.saturating_duration_since(self.at).as_secs_f64();
-        Self {
-            failures: (self.failures - seconds * limit.per_second).max(0.0),
-            at: self.at.max(now),
-        }
-    }
-
-    /// Concurrent failures add at most one beyond the burst each, so that no client waits longer
-    /// than a full bucket takes to drain.
-    fn with_failure(self, limit: Limit) -> Self {
-        Self {
-            failures: (self.failures + 1.0).min(limit.burst),
-            at: self.at,
-        }
-    }
-
-    /// Returns the time until there is room for one failure.
-    fn wait(self, limit: Limit) -> Duration {
-        let excess = (self.failures + 1.0 - limit.burst).max(0.0);
-        Duration::from_secs_f64(excess / limit.per_second)
-    }
-}
-
-/// Forgets the addresses without recent failures, and at least an eighth of all.
-fn forget(shard: &mut HashMap<IpAddr, Level>, now: Instant) {
-    let mut failures: Vec<f64> = shard
-        .values()
-        .map(|level| level.drained(PER_ADDRESS, now).failures)
-        .collect();
-    let eighth = failures.len() / 8;
-    let (_, most, _) = failures.select_nth_unstable_by(eighth, f64::total_cmp);
-    let most = *most;
-    shard.retain(|_, level| level.drained(PER_ADDRESS, now).failures > most);
 }
 
 /// Returns the address, or the network of an IPv6 address: one client often has 2^64 of them.
@@ -176,13 +94,10 @@ fn network(address: IpAddr) -> IpAddr {
     }
 }
 
-fn lock<T>(value: &Mutex<T>) -> MutexGuard<'_, T> {
-    value.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limit::leaky_bucket::KEYS_MAX;
 
     fn v4(number: u32) -> IpAddr {
         std::net::Ipv4Addr::from_bits(number).into()
@@ -238,11 +153,11 @@ mod tests {
         for _ in 0..100 {
             limiter.record(v4(u32::MAX), now);
         }
-        for number in 0..2 * ADDRESSES_MAX as u32 {
+        for number in 0..2 * KEYS_MAX as u32 {
             limiter.record(v4(number), now);
         }
-        let count: usize = limiter.shards.iter().map(|shard| lock(shard).len()).sum();
-        assert!(count <= ADDRESSES_MAX, "{count}");
-        assert!(lock(limiter.shard(v4(u32::MAX))).contains_key(&v4(u32::MAX)));
+        let count = limiter.addresses.len();
+        assert!(count <= KEYS_MAX, "{count}");
+        assert!(limiter.addresses.level(&v4(u32::MAX), now).is_some());
     }
 }

@@ -3,6 +3,7 @@
 //! ```text
 //! accept a connection    connections   permits per connection; headroom of file descriptors
 //! check credentials      failures      failed authentications per address and in total
+//! issue a ticket         tickets     tickets per principal
 //! open an event stream   clients       limits per client: event streams, filter sets, connects
 //! deliver an event       token_bucket  rate of events per client
 //! a few times a second   load_level    one level from descriptors, memory, event-loop lag, NATS
@@ -18,8 +19,10 @@ pub mod config;
 pub mod connections;
 pub mod descriptors;
 pub mod failures;
+mod leaky_bucket;
 pub mod load_level;
 pub mod loop_lag;
+pub mod tickets;
 pub mod token_bucket;
 
 pub use clients::{ClientLimiter, ClientPermit, Throttled};
@@ -28,3 +31,4 @@ pub use connections::{ConnectionLimiter, ConnectionPermit, FdHeadroom};
 pub use failures::FailureLimiter;
 pub use load_level::LoadLevel;
 pub use loop_lag::LoopLagProbes;
+pub use tickets::TicketLimiter;
