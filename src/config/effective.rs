@@ -15,8 +15,8 @@ use crate::http::config::{CloseStyle, Delivery, Expired, SourceConfig, Unauthent
 use crate::limit::Rate;
 use crate::nats::config::{Credentials, Tls};
 use crate::net::{ListenConfig, TlsConfig};
-use crate::presence::BucketName;
 use crate::subject::Allow;
+use crate::subject::BucketName;
 use crate::telemetry::logs::Format;
 
 /// Replacement of a secret.

@@ -12,7 +12,7 @@
 //! republish/   RepublishTailer: one task per feed, subscriptions to
 //!              what the stream republishes                         -> decode -> RepublishWriter
 //! history/     HistoryReader: one pull consumer per replay         -> decode -> Page
-//! kv/          presence bucket: which clients are connected to which pod
+//! kv/          KV buckets: presence
 //! decode/      a NATS message becomes an event
 //! ```
 //!
@@ -36,14 +36,14 @@ use crate::feed::{
     Archive, CoreWriter, RepublishSource, RepublishWriter, StreamWriter, SubscribeRequests,
 };
 use crate::lifecycle::shutdown::Token;
-use crate::presence::{BucketName, PresenceStore};
-use crate::subject::FilterSet;
+use crate::presence::PresenceStore;
+use crate::subject::{BucketName, FilterSet};
 use client::Inner;
 use core::subscriptions::CoreSubscriptions;
 use history::JetStreamArchive;
 use jetstream::stream_config::check_name;
 use jetstream::tailer::{Server, StreamTailer};
-use kv::KvPresenceStore;
+use kv::presence::KvPresenceStore;
 
 pub use client::{Nats, connect};
 pub use config::Config;

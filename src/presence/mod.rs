@@ -23,7 +23,7 @@ pub mod store;
 mod table;
 
 pub use close_reason::CloseReason;
-pub use config::{BucketName, Config};
+pub use config::Config;
 pub use entry::{ClaimRequest, Entry, Key};
 pub use handle::{Lag, Protocol, Sent, State, StreamHandle, StreamInfo};
 pub use queue::{Delivered, PresenceQueue};

@@ -2,9 +2,10 @@
 //!
 //! [`filter`] is one subject with wildcards, [`set`] the canonical set that identifies a feed,
 //! [`cover`] an index over many filters, and [`template`] builds subjects from a request, also from
-//! its claims ([`claim_path`]); [`allow`] bounds them.
+//! its claims ([`claim_path`]); [`allow`] bounds them. [`bucket_name`] is the name of a KV bucket.
 
 pub mod allow;
+pub mod bucket_name;
 pub mod claim_path;
 pub mod cover;
 pub mod filter;
@@ -13,6 +14,7 @@ pub mod template;
 pub mod variable;
 
 pub use allow::{Allow, Bounds};
+pub use bucket_name::BucketName;
 pub use claim_path::ClaimPath;
 pub use cover::Covers;
 pub use filter::{Filter, InvalidFilter, is_reserved};

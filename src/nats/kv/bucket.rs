@@ -1,35 +1,32 @@
-//! Requests to one NATS KV bucket (ADR-8): create, write, read, replace at a revision.
+//! One NATS KV bucket (ADR-8): values are written, read, replaced at a revision and removed.
 //!
 //! The bucket is a stream `KV_name` with one message per subject. It uses the JetStream API of this
 //! folder rather than async-nats' `kv::Store`, because it needs per-message TTL on an update at a
-//! revision, a memory stream with `discard: new`, a distinction between "full", "wrong revision"
-//! and "unknown", and the list of one client's keys in a single request (decision record 0025).
+//! revision, `discard: new`, a distinction between "full", "wrong revision" and "unknown", and the
+//! keys of a filter in a single request (decision record 0025). Keys are texts, values are bytes;
+//! [`super::presence`] and others say what they mean.
 
 use std::time::Duration;
 
 use async_nats::client::RequestErrorKind;
-use async_nats::header::{NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, NATS_MESSAGE_TTL};
+use async_nats::header::{NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, NATS_MESSAGE_TTL, NATS_ROLLUP};
 use async_nats::{HeaderMap, Request};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::nats::connection::NatsConnection;
 use crate::nats::jetstream::api::{Api, JetStreamError, NO_MESSAGE};
-use crate::presence::entry::{POSITION, token};
-use crate::presence::{BucketName, Entry, Key};
+use crate::subject::BucketName;
 
-/// 10 min. On a server without per-message TTL (before 2.11), entries of a dead pod disappear after
-/// this time. Until then, their `expires` field marks them as obsolete.
-const MAX_AGE: Duration = Duration::from_secs(600);
-
-/// 3 replicas: presence survives the loss of a server in a cluster of three.
+/// 3 replicas: the bucket survives the loss of a server in a cluster of three.
 const REPLICAS: u8 = 3;
 
 /// 5 s for the server to confirm a write.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Error code for a key that was written by another pod meanwhile.
+/// Error code for a key that was written by another process meanwhile.
 const WRONG_REVISION: u64 = 10071;
 
 /// Error code for a message that cannot be stored. With the description below, the bucket is full:
@@ -37,9 +34,12 @@ const WRONG_REVISION: u64 = 10071;
 const STORE_FAILED: u64 = 10077;
 const NO_ROOM: &str = "maximum bytes exceeded";
 
+/// Header of a message that is a marker, not a value.
+pub(super) const OPERATION: &str = "KV-Operation";
+
 /// An existing bucket.
 #[derive(Clone, Debug)]
-pub(super) struct Bucket {
+pub(in crate::nats) struct Bucket {
     connection: NatsConnection,
     api: Api,
     name: BucketName,
@@ -49,24 +49,56 @@ pub(super) struct Bucket {
     pub(super) max_age: Option<Duration>,
 }
 
+/// Settings of a bucket that is created here. An existing one is used as it is.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::nats) struct BucketSettings {
+    pub(super) description: &'static str,
+    pub(super) storage: Storage,
+    /// TTL of every value. `None`: values do not expire.
+    pub(super) max_age: Option<Duration>,
+    /// Maximum number of bytes; further keys are rejected. `None`: not limited.
+    pub(super) max_bytes: Option<u64>,
+}
+
+/// Storage of a bucket.
+#[derive(Clone, Copy, Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(in crate::nats) enum Storage {
+    #[allow(dead_code)]
+    File,
+    Memory,
+}
+
 /// State of a bucket.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct BucketState {
+pub(in crate::nats) struct BucketState {
     /// Creation time. A bucket with another one is empty.
     pub(super) created: String,
     /// Revision of the oldest value.
     pub(super) first: u64,
     /// Revision of the newest value.
     pub(super) last: u64,
+    /// Number of values and markers.
+    #[allow(dead_code)]
+    pub(super) messages: u64,
     /// Bytes in use.
     pub(super) bytes: u64,
     /// Maximum number of bytes. `None`: not limited.
     pub(super) max_bytes: Option<u64>,
 }
 
+/// A value and its revision.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::nats) struct Value {
+    pub(super) bytes: Vec<u8>,
+    pub(super) revision: u64,
+    /// The key was removed at this revision.
+    pub(super) is_removed: bool,
+}
+
 /// Reason why a value was not written.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum WriteError {
+pub(in crate::nats) enum WriteError {
     /// The key has another revision.
     WrongRevision,
     /// The bucket rejects this value.
@@ -85,14 +117,14 @@ impl Bucket {
         connection: &NatsConnection,
         api: &Api,
         name: &BucketName,
-        max_bytes: u64,
+        settings: &BucketSettings,
     ) -> Result<(Self, BucketState), JetStreamError> {
         let info: Info = match api
             .request(format!("STREAM.INFO.KV_{}", name.as_str()), &Empty {})
             .await
         {
-            Err(JetStreamError::StreamNotFound) => create(api, name, max_bytes).await?,
-            checked_at => checked_at?,
+            Err(JetStreamError::StreamNotFound) => create(api, name, settings).await?,
+            info => info?,
         };
         let max_age = Some(Duration::from_nanos(info.config.max_age)).filter(|age| !age.is_zero());
         let (connection, api, name) = (connection.clone(), api.clone(), name.clone());
@@ -116,24 +148,90 @@ impl Bucket {
     }
 
     /// Writes a value that expires after `time_to_live`. With `at`, only if that revision is
-    /// current. Returns the new revision.
+    /// current; 0: only if the key was never written. Returns the new revision.
     pub(super) async fn put(
         &self,
-        key: &Key,
-        entry: &Entry,
-        time_to_live: Duration,
+        key: &str,
+        value: Bytes,
+        time_to_live: Option<Duration>,
         at: Option<u64>,
     ) -> Result<u64, WriteError> {
-        let subject = format!("$KV.{}.{}", self.name.as_str(), key.encode());
-        let payload =
-            serde_json::to_vec(entry).map_err(|error| WriteError::Rejected(error.to_string()))?;
         let mut headers = HeaderMap::new();
-        if self.has_message_ttl {
+        if let Some(time_to_live) = time_to_live.filter(|_| self.has_message_ttl) {
             headers.insert(
                 NATS_MESSAGE_TTL,
                 format!("{}s", time_to_live.as_secs().max(1)).as_str(),
             );
         }
+        self.write(key, value, headers, at).await
+    }
+
+    /// Writes a value only if the key has none. Returns its revision.
+    #[allow(dead_code)]
+    pub(super) async fn create(
+        &self,
+        key: &str,
+        value: Bytes,
+        time_to_live: Option<Duration>,
+    ) -> Result<u64, WriteError> {
+        match self.put(key, value.clone(), time_to_live, Some(0)).await {
+            Err(WriteError::WrongRevision) => {}
+            written => return written,
+        }
+        // The last message of the key may be a marker.
+        let last = self.last(key).await;
+        match last.map_err(|error| WriteError::Unavailable(explain(&error)))? {
+            Some(last) if last.is_removed => {
+                self.put(key, value, time_to_live, Some(last.revision))
+                    .await
+            }
+            _ => Err(WriteError::WrongRevision),
+        }
+    }
+
+    /// Removes the value of a key, with its history, at this revision. Only one caller succeeds.
+    #[allow(dead_code)]
+    pub(super) async fn remove(
+        &self,
+        key: &str,
+        at: u64,
+        marker_time_to_live: Duration,
+    ) -> Result<u64, WriteError> {
+        let mut headers = HeaderMap::new();
+        headers.insert(OPERATION, "PURGE");
+        headers.insert(NATS_ROLLUP, "sub");
+        if self.has_message_ttl {
+            headers.insert(
+                NATS_MESSAGE_TTL,
+                format!("{}s", marker_time_to_live.as_secs().max(1)).as_str(),
+            );
+        }
+        self.write(key, Bytes::new(), headers, Some(at)).await
+    }
+
+    /// Deletes the messages of a key up to this revision. Watchers are not notified.
+    #[allow(dead_code)]
+    pub(super) async fn erase(&self, key: &str, through: u64) -> Result<(), JetStreamError> {
+        let subject = format!("$KV.{}.{key}", self.name.as_str());
+        let request = Purge {
+            filter: &subject,
+            seq: through + 1,
+        };
+        let _: Purged = self
+            .api
+            .request(format!("STREAM.PURGE.KV_{}", self.name.as_str()), &request)
+            .await?;
+        Ok(())
+    }
+
+    async fn write(
+        &self,
+        key: &str,
+        value: Bytes,
+        mut headers: HeaderMap,
+        at: Option<u64>,
+    ) -> Result<u64, WriteError> {
+        let subject = format!("$KV.{}.{key}", self.name.as_str());
         if let Some(revision) = at {
             headers.insert(
                 NATS_EXPECTED_LAST_SUBJECT_SEQUENCE,
@@ -141,7 +239,7 @@ impl Bucket {
             );
         }
         let request = Request::new()
-            .payload(payload.into())
+            .payload(value)
             .headers(headers)
             .timeout(Some(WRITE_TIMEOUT));
         let known = self.connection.state().denials(&subject);
@@ -181,25 +279,9 @@ impl Bucket {
         }
     }
 
-    /// Keys of a client: for each event stream its recorded position, or else its entry.
-    pub(super) async fn keys(&self, client: &str) -> Result<Vec<Key>, JetStreamError> {
-        let mut keys = self.keys_under(&format!("{}.>", token(client))).await?;
-        // The position sorts after the entry of its event stream, and replaces it.
-        keys.reverse();
-        keys.dedup_by(|entry, position| entry.connection == position.connection);
-        keys.reverse();
-        Ok(keys)
-    }
-
-    /// Keys of the positions recorded for a client.
-    pub(super) async fn positions(&self, client: &str) -> Result<Vec<Key>, JetStreamError> {
-        self.keys_under(&format!("{}.*.{POSITION}", token(client)))
-            .await
-    }
-
-    /// Keys that a filter selects. One request, at a cost that does not depend on the size of the
-    /// bucket.
-    async fn keys_under(&self, filter: &str) -> Result<Vec<Key>, JetStreamError> {
+    /// Keys that a filter selects, in no order; keys with a marker too. One request, at a cost that
+    /// does not depend on the size of the bucket.
+    pub(super) async fn keys(&self, filter: &str) -> Result<Vec<String>, JetStreamError> {
         let prefix = format!("$KV.{}.", self.name.as_str());
         let filter = Subjects {
             subjects_filter: format!("{prefix}{filter}"),
@@ -209,20 +291,19 @@ impl Bucket {
             .request(format!("STREAM.INFO.KV_{}", self.name.as_str()), &filter)
             .await?;
         let subjects = info.state.subjects.unwrap_or_default();
-        let key = |subject: &String| Key::decode(subject.strip_prefix(&prefix)?);
-        // Sorted by connection, so that a list has the same order each time.
-        let mut keys: Vec<Key> = subjects.keys().filter_map(key).collect();
-        keys.sort_by(|one, other| {
-            (&one.connection, one.is_position).cmp(&(&other.connection, other.is_position))
-        });
-        Ok(keys)
+        let key = |subject: &String| subject.strip_prefix(&prefix).map(str::to_owned);
+        Ok(subjects.keys().filter_map(key).collect())
     }
 
-    /// Value of a key and its revision. `None` if it does not exist or is not an entry.
-    pub(super) async fn get(&self, key: &Key) -> Result<Option<(Entry, u64)>, JetStreamError> {
-        let subject = format!("$KV.{}.{}", self.name.as_str(), key.encode());
+    /// Value of a key. `None` if it does not exist or was removed.
+    pub(super) async fn get(&self, key: &str) -> Result<Option<Value>, JetStreamError> {
+        Ok(self.last(key).await?.filter(|last| !last.is_removed))
+    }
+
+    /// Last message of a key: a value or a marker.
+    async fn last(&self, key: &str) -> Result<Option<Value>, JetStreamError> {
         let request = Last {
-            last_by_subj: subject,
+            last_by_subj: format!("$KV.{}.{key}", self.name.as_str()),
         };
         // Not with a direct get: in a JSON response, headers that another client wrote cannot break
         // the connection.
@@ -238,31 +319,48 @@ impl Bucket {
             Err(JetStreamError::Failed(why)) if why == NO_MESSAGE => return Ok(None),
             Err(error) => return Err(error),
         };
-        let payload = STANDARD.decode(found.message.data).unwrap_or_default();
-        Ok(serde_json::from_slice(&payload)
-            .ok()
-            .map(|entry| (entry, found.message.seq)))
+        let message = found.message;
+        let headers = STANDARD.decode(message.hdrs).unwrap_or_default();
+        Ok(Some(Value {
+            bytes: STANDARD.decode(message.data).unwrap_or_default(),
+            revision: message.seq,
+            is_removed: is_marker(&String::from_utf8_lossy(&headers)),
+        }))
     }
 }
 
+/// Returns whether headers as text say that the message is a marker.
+fn is_marker(headers: &str) -> bool {
+    headers
+        .lines()
+        .filter_map(|line| line.split_once(':'))
+        .any(|(name, value)| name.eq_ignore_ascii_case(OPERATION) && is_removal(value.trim()))
+}
+
+/// Returns whether the value of [`OPERATION`] removes the key.
+pub(super) fn is_removal(operation: &str) -> bool {
+    matches!(operation, "DEL" | "PURGE")
+}
+
 /// Describes a failed request as a sentence about the bucket.
-pub(super) fn explain(error: &JetStreamError) -> String {
+pub(in crate::nats) fn explain(error: &JetStreamError) -> String {
     match error {
         JetStreamError::StreamNotFound => "bucket not found".to_owned(),
-        JetStreamError::Failed(why) if why.contains("insufficient") => {
-            format!("{error}: lower presence.max_bytes, or give JetStream more memory")
-        }
         JetStreamError::Rejected { text, .. } => format!("JetStream rejects the request: {text}"),
         _ => error.to_string(),
     }
 }
 
 /// Creates the bucket, with one replica if three are not possible.
-async fn create(api: &Api, name: &BucketName, max_bytes: u64) -> Result<Info, JetStreamError> {
-    match create_with(api, name, max_bytes, REPLICAS).await {
+async fn create(
+    api: &Api,
+    name: &BucketName,
+    settings: &BucketSettings,
+) -> Result<Info, JetStreamError> {
+    match create_with(api, name, settings, REPLICAS).await {
         // A single server, or a cluster with too few servers.
         Err(JetStreamError::Failed(_) | JetStreamError::Rejected { .. }) => {
-            create_with(api, name, max_bytes, 1).await
+            create_with(api, name, settings, 1).await
         }
         created => created,
     }
@@ -271,18 +369,20 @@ async fn create(api: &Api, name: &BucketName, max_bytes: u64) -> Result<Info, Je
 async fn create_with(
     api: &Api,
     name: &BucketName,
-    max_bytes: u64,
+    settings: &BucketSettings,
     num_replicas: u8,
 ) -> Result<Info, JetStreamError> {
+    let max_age = settings.max_age.unwrap_or_default();
     let request = NewBucket {
         name: format!("KV_{}", name.as_str()),
-        description: "sidestream presence: connected clients of all pods",
+        description: settings.description,
         subjects: [format!("$KV.{}.>", name.as_str())],
         max_msgs_per_subject: 1,
-        max_age: MAX_AGE.as_nanos() as u64,
-        max_bytes,
-        // Its loss costs nothing: within a minute everything is written again.
-        storage: "memory",
+        max_age: max_age.as_nanos() as u64,
+        max_bytes: settings
+            .max_bytes
+            .map_or(-1, |bytes| i64::try_from(bytes).unwrap_or(i64::MAX)),
+        storage: settings.storage,
         num_replicas,
         discard: "new",
         allow_rollup_hdrs: true,
@@ -296,7 +396,7 @@ async fn create_with(
     tracing::info!(
         bucket = name.as_str(),
         replicas = num_replicas,
-        "presence bucket created"
+        "bucket created"
     );
     Ok(created)
 }
@@ -308,8 +408,8 @@ struct NewBucket {
     subjects: [String; 1],
     max_msgs_per_subject: u8,
     max_age: u64,
-    max_bytes: u64,
-    storage: &'static str,
+    max_bytes: i64,
+    storage: Storage,
     num_replicas: u8,
     discard: &'static str,
     allow_rollup_hdrs: bool,
@@ -335,6 +435,7 @@ impl From<Info> for BucketState {
         let Numbers {
             first_seq,
             last_seq,
+            messages,
             bytes,
         } = info.state;
         let max_bytes = u64::try_from(info.config.max_bytes)
@@ -344,6 +445,7 @@ impl From<Info> for BucketState {
             created: info.created,
             first: first_seq,
             last: last_seq,
+            messages,
             bytes,
             max_bytes,
         }
@@ -356,6 +458,8 @@ struct Numbers {
     first_seq: u64,
     #[serde(default)]
     last_seq: u64,
+    #[serde(default)]
+    messages: u64,
     #[serde(default)]
     bytes: u64,
 }
@@ -403,7 +507,19 @@ struct LastMessage {
     seq: u64,
     #[serde(default)]
     data: String,
+    #[serde(default)]
+    hdrs: String,
 }
+
+#[derive(Serialize)]
+struct Purge<'a> {
+    filter: &'a str,
+    /// Messages before this sequence are deleted.
+    seq: u64,
+}
+
+#[derive(Deserialize)]
+struct Purged {}
 
 #[derive(Deserialize)]
 struct Confirmed {

@@ -4,7 +4,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 use sidestream::lifecycle::shutdown;
-use sidestream::presence::{BucketName, Claim, ClaimRequest};
+use sidestream::presence::{Claim, ClaimRequest};
+use sidestream::subject::BucketName;
 
 use super::{Fixture, is_silent};
 use crate::upstream::Upstream;

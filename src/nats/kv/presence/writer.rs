@@ -22,16 +22,17 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use tokio::time::{sleep, timeout};
 
-use super::bucket::{Bucket, BucketState, WriteError, explain};
+use super::entries::{PresenceBucket, explain};
 use super::shared::{FULL_HINT, Shared};
 use crate::lifecycle::backoff::{Backoff, Jitter};
 use crate::lifecycle::health::{Check, Status};
 use crate::lifecycle::shutdown::Token;
 use crate::nats::connection::NatsConnection;
 use crate::nats::jetstream::api::{Api, JetStreamError};
-use crate::presence::BucketName;
+use crate::nats::kv::bucket::{BucketState, WriteError};
 use crate::presence::entry::ENDED_FOR;
 use crate::presence::queue::PresenceUpdate;
+use crate::subject::BucketName;
 
 /// 100 ms: changes within it are written together and once.
 const BATCH_DELAY: Duration = Duration::from_millis(100);
@@ -84,7 +85,7 @@ pub(super) struct Writer {
     /// Size of the bucket, if it is created here.
     max_bytes: u64,
     check: Check,
-    bucket: Option<Bucket>,
+    bucket: Option<PresenceBucket>,
     /// Creation time of the last bucket.
     created: Option<String>,
     /// Newest confirmed revision of an entry of an open event stream: all entries of open event
@@ -218,7 +219,8 @@ impl Writer {
 
     /// Opens the bucket. Returns true if there is more to do at once.
     async fn open(&mut self) -> Result<bool, String> {
-        let opened = Bucket::open(&self.connection, &self.api, &self.name, self.max_bytes).await;
+        let opened =
+            PresenceBucket::open(&self.connection, &self.api, &self.name, self.max_bytes).await;
         let (bucket, state) = opened.map_err(|error| explain(&error))?;
         if state.max_bytes.is_none() && self.created.as_ref() != Some(&state.created) {
             let remedy = format!(
@@ -338,7 +340,7 @@ impl Writer {
         };
         let shared = Arc::clone(&self.shared);
         let queue = &shared.queue;
-        let every = rewrite_interval(queue.len(), bucket.max_age);
+        let every = rewrite_interval(queue.len(), bucket.max_age());
         // One write until it succeeds: a rejection is then logged once, not a hundred times.
         let most = if self.is_confirmed { BATCH_MAX } else { 1 };
         let mut batch = queue.next_batch(most, every, Instant::now());

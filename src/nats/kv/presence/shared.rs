@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::time::Instant;
 
-use super::bucket::Bucket;
+use super::entries::PresenceBucket;
 use crate::presence::PresenceQueue;
 use crate::telemetry::Metrics;
 
@@ -22,7 +22,7 @@ pub(super) struct Shared {
 #[derive(Debug, Default)]
 pub(super) struct State {
     /// The bucket, while it can be written.
-    pub(super) bucket: Option<Bucket>,
+    pub(super) bucket: Option<PresenceBucket>,
     /// Reason why there is no bucket.
     pub(super) error: String,
     /// End of the pause after a failed read.
