@@ -33,6 +33,9 @@ pub trait Credentials: Send + Sync {
 
     /// Returns the value of a query parameter.
     fn query(&self, name: &str) -> Option<Cow<'_, str>>;
+
+    /// Returns the certificate (DER) that the client has proved to own in the TLS handshake.
+    fn certificate(&self) -> Option<&[u8]>;
 }
 
 /// Reason why credentials did not result in a principal.

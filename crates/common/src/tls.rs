@@ -227,6 +227,14 @@ pub fn bound_buffers<S>(connection: &mut TlsStream<S>) {
         .set_buffer_limit(Some(BUFFER_BYTES_MAX));
 }
 
+/// Returns the certificate (DER) with which the client has authenticated itself. `None` without
+/// [`TlsConfig::client_ca`].
+pub fn client_certificate<S>(connection: &TlsStream<S>) -> Option<&[u8]> {
+    // The client's own certificate is the first one of its chain.
+    let chain = connection.get_ref().1.peer_certificates()?;
+    chain.first().map(|certificate| &**certificate)
+}
+
 impl fmt::Debug for Tls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Tls")

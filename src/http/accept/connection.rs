@@ -39,6 +39,7 @@ use crate::http::h1::sink::TaskSocket;
 use crate::http::h1::stream::H1Stream;
 use crate::http::request::body::Body;
 use crate::http::request::rejection_code::RejectionCode;
+use crate::http::request::request::Caller;
 use crate::http::request::respond::{answer, reject, unparsed_response};
 use crate::http::stream::state::Peer;
 use crate::http::transport::{Socket, Transport};
@@ -60,6 +61,8 @@ pub(in crate::http) struct Connection {
     pub(in crate::http) context: Arc<Context>,
     pub(in crate::http) remote: SocketAddr,
     pub(in crate::http) tls: bool,
+    /// Verified certificate (DER) of the client.
+    pub(in crate::http) certificate: Option<Arc<[u8]>>,
     pub(in crate::http) guard: ConnectionGuard,
     /// Keeps the pod's drain waiting until the connection has ended.
     pub(in crate::http) shutdown: Guard,
@@ -98,8 +101,18 @@ impl Connection {
             context: context.clone(),
             remote,
             tls,
+            certificate: None,
             guard: ConnectionGuard::new(permit),
             shutdown,
+        }
+    }
+
+    /// Returns the connection as its requests see it.
+    pub(in crate::http) fn caller(&self, protocol: Protocol) -> Caller {
+        Caller {
+            peer: Peer::new(self.remote, protocol, self.tls),
+            over_limit: self.guard.over_limit(),
+            certificate: self.certificate.clone(),
         }
     }
 
@@ -256,9 +269,10 @@ impl Connection {
         Future = ResponseFuture,
     > + use<> {
         let (context, reclaim) = (self.context.clone(), reclaim.clone());
-        let (remote, tls, over_limit) = (self.remote, self.tls, self.guard.over_limit());
+        let caller = self.caller(Protocol::Http11);
         service_fn(move |request: Request<Incoming>| -> ResponseFuture {
             let (context, reclaim) = (context.clone(), reclaim.clone());
+            let mut caller = caller.clone();
             Box::pin(async move {
                 let (protocol, delimiter) = match request.version() {
                     Version::HTTP_10 | Version::HTTP_09 => {
@@ -268,8 +282,8 @@ impl Connection {
                 };
                 let has_body = !request.body().is_end_stream();
                 let answer = if reclaim.begin_head() {
-                    let peer = Peer::new(remote, protocol, tls);
-                    answer(&context, peer, over_limit, &request, has_body).await
+                    caller.peer.protocol = protocol;
+                    answer(&context, &caller, &request, has_body).await
                 } else {
                     reject(&context, &RejectionCode::BareLineFeed.into(), &request)
                 };

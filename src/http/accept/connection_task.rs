@@ -161,7 +161,7 @@ async fn first_request<S: Socket>(mut silent: Silent<S>) -> Option<H1Stream<Task
 
 /// Runs a TLS connection until its event stream begins or it ends.
 async fn encrypted(
-    connection: Connection,
+    mut connection: Connection,
     socket: TcpStream,
     acceptor: tls::Acceptor,
     drain: Drain,
@@ -180,6 +180,7 @@ async fn encrypted(
             }
             Some(Ok(mut socket)) => {
                 tls::bound_buffers(&mut socket);
+                connection.certificate = tls::client_certificate(&socket).map(Arc::from);
                 if socket.get_ref().1.alpn_protocol() == Some(b"h2") {
                     Box::pin(connection.http2(socket, Vec::new(), goaway)).await;
                     None

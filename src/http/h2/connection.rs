@@ -32,7 +32,6 @@ use crate::http::accept::connection::{Connection, HEAD_BYTES_MAX, HEAD_MAX};
 use crate::http::accept::connection_task::within;
 use crate::http::request::rejection_code::RejectionCode;
 use crate::http::stream::group::{GroupTimer, StreamGroup};
-use crate::http::stream::state::Peer;
 use crate::http::transport::Transport;
 use crate::lifecycle::shutdown::Token;
 use crate::presence::Protocol;
@@ -113,8 +112,7 @@ impl Connection {
         let idle = Arc::new(IdleTracker::default());
         let shared = H2Shared {
             context: self.context.clone(),
-            peer: Peer::new(self.remote, Protocol::H2, self.tls),
-            over_limit: self.guard.over_limit(),
+            caller: self.caller(Protocol::H2),
             group: group.clone(),
             idle: idle.clone(),
         };

@@ -26,16 +26,14 @@ use super::stream::H2Stream;
 use crate::http::accept::connection::HEAD_BYTES_MAX;
 use crate::http::context::Context;
 use crate::http::request::rejection_code::RejectionCode;
+use crate::http::request::request::Caller;
 use crate::http::request::respond::{Answer, answer, reject};
 use crate::http::stream::group::StreamGroup;
-use crate::http::stream::state::Peer;
 
 /// State that all streams of a connection share.
 pub(super) struct H2Shared {
     pub(super) context: Arc<Context>,
-    pub(super) peer: Peer,
-    /// The connection exceeds `limits.connections`: it receives responses, but no event stream.
-    pub(super) over_limit: bool,
+    pub(super) caller: Caller,
     pub(super) group: Arc<StreamGroup>,
     pub(super) idle: Arc<IdleTracker>,
 }
@@ -65,7 +63,7 @@ impl H2Request {
         respond: SendResponse<DataChunk>,
     ) -> Self {
         let context = shared.context.clone();
-        let (peer, over_limit) = (shared.peer, shared.over_limit);
+        let caller = shared.caller.clone();
         let (group, idle) = (shared.group.clone(), shared.idle.clone());
         let in_use = idle.begin();
         let response = async move {
@@ -73,7 +71,7 @@ impl H2Request {
             let answer = if head_bytes(&request) > HEAD_BYTES_MAX {
                 reject(&context, &RejectionCode::HeadTooLarge.into(), &request)
             } else {
-                answer(&context, peer, over_limit, &request, has_body).await
+                answer(&context, &caller, &request, has_body).await
             };
             if matches!(answer, Answer::Closing(_)) {
                 idle.close_if_unused();

@@ -138,4 +138,8 @@ impl Credentials for Request<'_> {
     fn query(&self, name: &str) -> Option<Cow<'_, str>> {
         self.query_values(name).next()
     }
+
+    fn certificate(&self) -> Option<&[u8]> {
+        self.certificate
+    }
 }

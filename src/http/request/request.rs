@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use hyper::HeaderMap;
 use hyper::header::{ACCEPT, COOKIE, USER_AGENT};
@@ -12,7 +13,18 @@ use percent_encoding::percent_decode_str;
 
 use crate::auth::Principal;
 use crate::encoding::Framing;
+use crate::http::stream::state::Peer;
 use crate::subject::{ClaimPath, Variable, Variables};
+
+/// Connection of a request, as far as the answer depends on it.
+#[derive(Clone)]
+pub(in crate::http) struct Caller {
+    pub(in crate::http) peer: Peer,
+    /// The connection exceeds `limits.connections`: it receives responses, but no event stream.
+    pub(in crate::http) over_limit: bool,
+    /// Verified certificate (DER) of the client, shared by the requests of the connection.
+    pub(in crate::http) certificate: Option<Arc<[u8]>>,
+}
 
 /// Parts of a request that a route reads.
 pub(in crate::http) struct Request<'r> {
@@ -22,6 +34,8 @@ pub(in crate::http) struct Request<'r> {
     pub(in crate::http) headers: &'r HeaderMap,
     /// Address of the client, found through trusted proxies.
     pub(in crate::http) remote: IpAddr,
+    /// Verified certificate (DER) of the client.
+    pub(in crate::http) certificate: Option<&'r [u8]>,
 }
 
 /// Request with the principal that `request::authenticate` has determined.
@@ -170,6 +184,7 @@ mod tests {
             query,
             headers,
             remote: [192, 0, 2, 1].into(),
+            certificate: None,
         }
     }
 

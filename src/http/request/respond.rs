@@ -31,7 +31,7 @@ use super::cors;
 use super::negotiate::negotiate;
 use super::rejection::Rejection;
 use super::rejection_code::{RejectionCode, Row};
-use super::request::{Request, is_browser};
+use super::request::{Caller, Request, is_browser};
 use crate::encoding::Framing;
 use crate::feed::OpenError;
 use crate::http::config::CloseStyle;
@@ -40,7 +40,6 @@ use crate::http::route::{Route, RouteMatch, Routes};
 use crate::http::stream::event_stream::EventStream;
 use crate::http::stream::event_stream::opening::{OpenFailure, Opening};
 use crate::http::stream::expiry::Expiry;
-use crate::http::stream::state::Peer;
 use crate::limit::{ClientPermit, FdHeadroom, LoadLevel};
 use crate::net::request_head;
 use crate::presence::Protocol;
@@ -65,24 +64,23 @@ const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, OPTIONS");
 /// Switches off response buffering in nginx and proxies based on it.
 const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
-/// Answers one request. `over_limit`: its connection exceeds `limits.connections`.
+/// Answers one request.
 pub(in crate::http) async fn answer<B: Sync>(
     context: &Arc<Context>,
-    peer: Peer,
-    over_limit: bool,
+    caller: &Caller,
     request: &hyper::Request<B>,
     has_body: bool,
 ) -> Answer {
     let routes = context.routes();
     let found = routes.find(request.uri().path());
     let route = found.as_ref().map(|found| found.route);
-    let responded = respond(context, &routes, found, peer, over_limit, request, has_body);
+    let responded = respond(context, &routes, found, caller, request, has_body);
     let mut answer = match responded.await {
         Ok(answer) => answer,
         Err(rejection) => reject(context, &rejection, request),
     };
     let headers = answer.headers_mut();
-    if has_body && peer.protocol != Protocol::H2 {
+    if has_body && caller.peer.protocol != Protocol::H2 {
         // The parser expects the next head after a head: it would read the body as one.
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
@@ -108,8 +106,7 @@ async fn respond<B: Sync>(
     context: &Arc<Context>,
     routes: &Routes,
     found: Option<RouteMatch<'_>>,
-    peer: Peer,
-    over_limit: bool,
+    caller: &Caller,
     request: &hyper::Request<B>,
     has_body: bool,
 ) -> Result<Answer, Rejection> {
@@ -121,11 +118,12 @@ async fn respond<B: Sync>(
         query: request.uri().query().unwrap_or_default(),
         headers: request.headers(),
         remote: client_address(
-            peer.remote().ip(),
+            caller.peer.remote().ip(),
             request.headers(),
             &routes.config.trusted_proxies,
             routes.config.forwarded_header,
         ),
+        certificate: caller.certificate.as_deref(),
     };
     match *request.method() {
         Method::GET | Method::HEAD => {}
@@ -155,13 +153,13 @@ async fn respond<B: Sync>(
     event_stream_head(
         head.headers_mut(),
         framing,
-        peer.protocol,
+        caller.peer.protocol,
         route.config.close,
     );
     if request.method() == Method::HEAD {
         return Ok(Answer::Text(head.map(|()| Bytes::new())));
     }
-    admit(context, over_limit)?;
+    admit(context, caller.over_limit)?;
     let permit = client_permit(context, &client.name, route, framing, &filters)?;
     let opening = Opening {
         route: route.clone(),
@@ -177,7 +175,7 @@ async fn respond<B: Sync>(
             .principal
             .expires()
             .map(|expires| Expiry::new(expires, routes.config.renew_before)),
-        peer,
+        peer: caller.peer,
         framing,
         browser: is_browser(request.headers()),
     };

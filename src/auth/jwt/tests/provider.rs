@@ -38,6 +38,10 @@ impl Credentials for Request {
             .get(name)
             .map(|value| Cow::Borrowed(value.as_str()))
     }
+
+    fn certificate(&self) -> Option<&[u8]> {
+        None
+    }
 }
 
 /// Providers of one configuration with the provider `idp`.
