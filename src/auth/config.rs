@@ -20,8 +20,15 @@ pub struct Config {
 pub struct ProviderConfig {
     /// Name, by which routes refer to it.
     pub name: Box<str>,
-    /// Settings of the JWT provider, the only kind.
-    pub jwt: JwtConfig,
+    /// Kind, with its settings.
+    pub kind: ProviderKind,
+}
+
+/// Kind of a provider.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ProviderKind {
+    /// Signed tokens.
+    Jwt(JwtConfig),
 }
 
 /// Settings of a provider of signed tokens.

@@ -31,7 +31,7 @@ use std::borrow::Cow;
 use futures_util::future::BoxFuture;
 
 use super::clock::Now;
-use super::config::{JwtConfig, KeysConfig, ProviderConfig, TokenSource};
+use super::config::{JwtConfig, KeysConfig, TokenSource};
 use super::{AuthFailure, Credentials, Principal, Provider};
 use crate::lifecycle::health::Health;
 use crate::telemetry::Metrics;
@@ -52,31 +52,32 @@ pub(super) struct JwtProvider {
 impl JwtProvider {
     /// Starts a provider, and the task that keeps its keys up to date. Needs a runtime.
     pub(super) fn start(
-        config: &ProviderConfig,
+        name: &str,
+        config: &JwtConfig,
         health: &Health,
         metrics: &Metrics,
     ) -> (Self, Option<KeyFollower>) {
-        let (keys, follower) = match (KeyOrigin::new(&config.jwt.keys), &config.jwt.keys) {
+        let (keys, follower) = match (KeyOrigin::new(&config.keys), &config.keys) {
             (Some(origin), _) => {
-                let (keys, follower) = Keys::follow(origin, &config.name, health, metrics);
+                let (keys, follower) = Keys::follow(origin, name, health, metrics);
                 (keys, Some(follower))
             }
             (None, KeysConfig::Secret(secret)) => (Keys::fixed(KeySet::of_secret(secret)), None),
             (None, _) => (Keys::fixed(KeySet::default()), None),
         };
-        (Self::new(config, keys), follower)
+        (Self::new(name, config, keys), follower)
     }
 
     /// Returns a provider with other settings for the same keys.
-    pub(super) fn with(&self, config: &ProviderConfig) -> Self {
-        Self::new(config, self.keys.clone())
+    pub(super) fn with(&self, config: &JwtConfig) -> Self {
+        Self::new(&self.name, config, self.keys.clone())
     }
 
-    fn new(config: &ProviderConfig, keys: Keys) -> Self {
+    fn new(name: &str, config: &JwtConfig, keys: Keys) -> Self {
         crypto::install();
         Self {
-            name: config.name.clone(),
-            config: config.jwt.clone(),
+            name: name.into(),
+            config: config.clone(),
             keys,
         }
     }
@@ -132,6 +133,7 @@ impl Provider for JwtProvider {
     fn authenticate<'r>(
         &'r self,
         credentials: &'r dyn Credentials,
+        _is_last: bool,
     ) -> BoxFuture<'r, Result<Option<Principal>, AuthFailure>> {
         Box::pin(async move {
             match self.token(credentials) {

@@ -1,7 +1,7 @@
 //! Authentication: providers that turn the credentials of a request into a [`Principal`].
 //!
-//! A [`Provider`] looks for its credentials in a request ([`Credentials`], so that no HTTP type is
-//! needed here) and returns an identity or a failure. [`Providers`] has them by name, as the
+//! A [`Provider`] looks for its credentials in a request ([`Credentials`], so that no request type
+//! is needed here) and returns an identity or a failure. [`Providers`] has them by name, as the
 //! configuration lists them. The claims of a principal are one more source of template
 //! variables (`{claim.sub}`), and an event stream ends when its principal expires.
 //!

@@ -2,9 +2,11 @@
 
 use std::borrow::Cow;
 use std::fmt::Debug;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use hyper::{HeaderMap, Method};
 
 use super::Principal;
 
@@ -15,11 +17,13 @@ pub trait Provider: Debug + Send + Sync {
     fn name(&self) -> &str;
 
     /// Checks the credentials of a request. `Ok(None)`: the request has none for this provider.
+    /// `is_last`: no other provider of the route follows.
     ///
     /// Waits a few seconds at most, for example for keys that are being fetched. Cancel safe.
     fn authenticate<'r>(
         &'r self,
         credentials: &'r dyn Credentials,
+        is_last: bool,
     ) -> BoxFuture<'r, Result<Option<Principal>, AuthFailure>>;
 }
 
@@ -36,6 +40,29 @@ pub trait Credentials: Send + Sync {
 
     /// Returns the certificate (DER) that the client has proved to own in the TLS handshake.
     fn certificate(&self) -> Option<&[u8]>;
+
+    /// Returns all header fields, as the client or a proxy sent them.
+    fn headers(&self) -> &HeaderMap;
+
+    /// Returns what is requested, from where, by which client.
+    fn target(&self) -> Target<'_>;
+}
+
+/// Request as the client made it, before it passed trusted proxies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target<'r> {
+    /// Method.
+    pub method: &'r Method,
+    /// `http` or `https`.
+    pub scheme: &'static str,
+    /// Host and port.
+    pub host: Cow<'r, str>,
+    /// Path, as it was sent.
+    pub path: &'r str,
+    /// Query, as it was sent, without parameters that are a position (`last_event_id`).
+    pub query: Cow<'r, str>,
+    /// Address of the client.
+    pub client: IpAddr,
 }
 
 /// Reason why credentials did not result in a principal.

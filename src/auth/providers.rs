@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::config::{Config, ProviderConfig};
+use super::config::{Config, JwtConfig, ProviderConfig, ProviderKind};
 use super::jwt::{JwtProvider, KeyFollower};
 use super::provider::Provider;
 use crate::lifecycle::health::Health;
@@ -16,10 +16,13 @@ pub struct Providers {
     by_name: Mutex<BTreeMap<Box<str>, Running>>,
 }
 
-/// One provider, and the task of its keys.
-struct Running {
-    provider: Arc<JwtProvider>,
-    _follower: Option<KeyFollower>,
+/// One provider, with its task.
+enum Running {
+    Jwt {
+        provider: Arc<JwtProvider>,
+        /// Task of its keys, if they can change.
+        follower: Option<KeyFollower>,
+    },
 }
 
 impl Providers {
@@ -49,22 +52,31 @@ impl Providers {
         }
     }
 
+    /// Returns a provider with these settings: the one before if it can go on.
     fn running(&self, before: Option<Running>, config: &ProviderConfig) -> Running {
-        if let Some(mut before) = before
-            && before.provider.config().keys == config.jwt.keys
+        match &config.kind {
+            ProviderKind::Jwt(jwt) => self.jwt(before, &config.name, jwt),
+        }
+    }
+
+    fn jwt(&self, before: Option<Running>, name: &str, config: &JwtConfig) -> Running {
+        if let Some(Running::Jwt { provider, follower }) = before
+            && provider.config().keys == config.keys
         {
-            if *before.provider.config() != config.jwt {
-                before.provider = Arc::new(before.provider.with(config));
-            }
-            return before;
+            let provider = if provider.config() == config {
+                provider
+            } else {
+                Arc::new(provider.with(config))
+            };
+            return Running::Jwt { provider, follower };
         }
-        let (provider, follower) = JwtProvider::start(config, &self.health, &self.metrics);
+        let (provider, follower) = JwtProvider::start(name, config, &self.health, &self.metrics);
         if follower.is_none() {
-            self.forget(&config.name);
+            self.forget(name);
         }
-        Running {
+        Running::Jwt {
             provider: Arc::new(provider),
-            _follower: follower,
+            follower,
         }
     }
 
@@ -88,8 +100,9 @@ impl Providers {
     /// Finds a provider for a route.
     #[must_use]
     pub fn find(&self, name: &str) -> Option<Arc<dyn Provider>> {
-        let provider = Arc::clone(&self.lock().get(name)?.provider);
-        Some(provider)
+        Some(match self.lock().get(name)? {
+            Running::Jwt { provider, .. } => Arc::clone(provider) as Arc<dyn Provider>,
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<Box<str>, Running>> {

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::model::Config;
 use super::units::{format_duration, format_size};
-use crate::auth::config::{KeysConfig, ProviderConfig};
+use crate::auth::config::{JwtConfig, KeysConfig, ProviderConfig, ProviderKind};
 use crate::feed::SlowPolicy;
 use crate::http::RouteConfig;
 use crate::http::config::{CloseStyle, Delivery, Expired, SourceConfig, Unauthenticated};
@@ -153,7 +153,13 @@ fn without_userinfo(server: &str) -> String {
 }
 
 fn provider(provider: &ProviderConfig) -> Value {
-    let jwt = &provider.jwt;
+    let (kind, settings) = match &provider.kind {
+        ProviderKind::Jwt(jwt) => ("jwt", jwt_provider(jwt)),
+    };
+    json!({ "name": provider.name, kind: settings })
+}
+
+fn jwt_provider(jwt: &JwtConfig) -> Value {
     let (mut discovery, mut jwks, mut file, mut secret, mut ca) = (false, None, None, None, None);
     match &jwt.keys {
         KeysConfig::Discovery { ca: roots, .. } => (discovery, ca) = (true, roots.as_ref()),
@@ -164,21 +170,18 @@ fn provider(provider: &ProviderConfig) -> Value {
     // Their names are those of RFC 7518.
     let algorithms = jwt.algorithms.iter().map(|used| format!("{used:?}"));
     json!({
-        "name": provider.name,
-        "jwt": {
-            "issuer": jwt.issuer,
-            "audience": jwt.audience,
-            "keys": {
-                "discovery": discovery,
-                "jwks": jwks,
-                "file": file,
-                "secret": secret,
-                "ca": ca,
-            },
-            "algorithms": algorithms.collect::<Vec<_>>(),
-            "leeway": format_duration(jwt.leeway),
-            "from": jwt.from.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "issuer": jwt.issuer,
+        "audience": jwt.audience,
+        "keys": {
+            "discovery": discovery,
+            "jwks": jwks,
+            "file": file,
+            "secret": secret,
+            "ca": ca,
         },
+        "algorithms": algorithms.collect::<Vec<_>>(),
+        "leeway": format_duration(jwt.leeway),
+        "from": jwt.from.iter().map(ToString::to_string).collect::<Vec<_>>(),
     })
 }
 

@@ -145,6 +145,11 @@ impl<'p> MapReader<'p> {
         self.value.error_at(self.location(key), message, hint);
     }
 
+    /// Reports an error of the whole map.
+    pub(in crate::config) fn map_error(&self, message: impl Into<String>, hint: Option<&str>) {
+        self.value.error(message, hint);
+    }
+
     /// Reports a warning at a key, or at the map if the key is missing.
     pub(in crate::config) fn warn(&self, key: &str, message: impl Into<String>, hint: &str) {
         self.value.warn_at(self.location(key), message, hint);

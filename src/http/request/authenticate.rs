@@ -23,6 +23,8 @@ use super::challenge::Challenge;
 use super::rejection::Rejection;
 use super::rejection_code::RejectionCode;
 use super::request::{AuthenticatedRequest, Request, is_browser};
+use super::target::TargetParts;
+use crate::auth::provider::Target;
 use crate::auth::{AuthFailure, Credentials, Principal};
 use crate::encoding::Framing;
 use crate::http::config::Unauthenticated;
@@ -38,31 +40,33 @@ use crate::http::stream::compact_time;
 pub(in crate::http) async fn authenticate<'r>(
     context: &Context,
     route: &Route,
+    parts: TargetParts<'_>,
     request: Request<'r>,
 ) -> Result<AuthenticatedRequest<'r>, Rejection> {
     let principal = if route.config.authenticate.is_empty() {
         Principal::Anonymous
     } else {
-        principal(context, route, &request).await?
+        let attempt = Attempt {
+            route,
+            parts,
+            request: &request,
+        };
+        principal(context, &attempt).await?
     };
     Ok(AuthenticatedRequest { request, principal })
 }
 
-async fn principal(
-    context: &Context,
-    route: &Route,
-    request: &Request<'_>,
-) -> Result<Principal, Rejection> {
-    let (failures, address) = (&context.failure_limiter, request.remote);
+async fn principal(context: &Context, attempt: &Attempt<'_>) -> Result<Principal, Rejection> {
+    let (failures, address) = (&context.failure_limiter, attempt.request.remote);
     failures
         .check(address, compact_time::now())
         .map_err(|wait| Rejection::after(RejectionCode::TooManyAuthenticationFailures, wait))?;
-    let verified = verify(route, request).await;
+    let verified = verify(attempt).await;
     if let Err(AuthFailure::Invalid { description }) = &verified {
         failures.record(address, compact_time::now());
         tracing::debug!(
             client.addr = %address,
-            route = &*route.label,
+            route = &*attempt.route.label,
             reason = description,
             "authentication failed"
         );
@@ -85,15 +89,18 @@ async fn principal(
 }
 
 /// Returns the principal of the first provider that finds its credentials; `None` if none does.
-async fn verify(route: &Route, request: &Request<'_>) -> Result<Option<Principal>, AuthFailure> {
-    if request.headers.get_all(AUTHORIZATION).iter().count() > 1 {
+async fn verify(attempt: &Attempt<'_>) -> Result<Option<Principal>, AuthFailure> {
+    let authorizations = attempt.request.headers.get_all(AUTHORIZATION);
+    if authorizations.iter().count() > 1 {
         // Proxies in front may have verified the other one.
         return Err(AuthFailure::Invalid {
             description: "the request has more than one Authorization header",
         });
     }
-    for provider in &route.providers {
-        if let Some(principal) = provider.authenticate(request).await? {
+    let providers = &attempt.route.providers;
+    for (index, provider) in providers.iter().enumerate() {
+        let is_last = index + 1 == providers.len();
+        if let Some(principal) = provider.authenticate(attempt, is_last).await? {
             return Ok(Some(principal));
         }
     }
@@ -121,10 +128,17 @@ pub(in crate::http) fn unauthenticated_framing(
     (is_unauthenticated && is_stream && method == Method::GET).then_some(framing)
 }
 
-impl Credentials for Request<'_> {
+/// Request on a route that authenticates, as its providers see it.
+struct Attempt<'r> {
+    route: &'r Route,
+    parts: TargetParts<'r>,
+    request: &'r Request<'r>,
+}
+
+impl Credentials for Attempt<'_> {
     /// The scheme is case-insensitive (RFC 9110, 11.1).
     fn bearer(&self) -> Option<&str> {
-        let value = self.headers.get(AUTHORIZATION)?.to_str().ok()?;
+        let value = self.request.headers.get(AUTHORIZATION)?.to_str().ok()?;
         let (scheme, token) = value.split_once(' ')?;
         scheme
             .eq_ignore_ascii_case("bearer")
@@ -132,14 +146,26 @@ impl Credentials for Request<'_> {
     }
 
     fn cookie(&self, name: &str) -> Option<&str> {
-        self.cookie_value(name)
+        self.request.cookie_value(name)
     }
 
     fn query(&self, name: &str) -> Option<Cow<'_, str>> {
-        self.query_values(name).next()
+        self.request.query_values(name).next()
+    }
+
+    fn headers(&self) -> &HeaderMap {
+        self.request.headers
+    }
+
+    fn target(&self) -> Target<'_> {
+        let added = self.route.config.last_event_id_query.as_deref();
+        let Request {
+            headers, remote, ..
+        } = *self.request;
+        self.parts.target(headers, remote, added)
     }
 
     fn certificate(&self) -> Option<&[u8]> {
-        self.certificate
+        self.request.certificate
     }
 }

@@ -24,7 +24,6 @@ pub(in crate::http) fn client_address(
     trusted: &[IpNet],
     header: ForwardedHeader,
 ) -> IpAddr {
-    let is_trusted = |address: IpAddr| trusted.iter().any(|network| network.contains(&address));
     let mut client = peer.to_canonical();
     let name = match header {
         ForwardedHeader::XForwardedFor => "x-forwarded-for",
@@ -34,7 +33,7 @@ pub(in crate::http) fn client_address(
     for line in headers.get_all(name).iter().rev() {
         let mut elements = Elements::of(line.as_bytes());
         loop {
-            if !is_trusted(client) {
+            if !is_trusted(client, trusted) {
                 return client;
             }
             let Some(element) = elements.next() else {
@@ -51,6 +50,31 @@ pub(in crate::http) fn client_address(
         }
     }
     client
+}
+
+/// Returns whether an address is one of a trusted proxy.
+pub(super) fn is_trusted(address: IpAddr, trusted: &[IpNet]) -> bool {
+    let address = address.to_canonical();
+    trusted.iter().any(|network| network.contains(&address))
+}
+
+/// Returns the last element of a list.
+pub(super) fn last_element(list: &[u8]) -> Option<&str> {
+    Elements::of(list).next()?
+}
+
+/// Returns the value of a parameter of an element of `Forwarded`. `None` if it has several.
+pub(super) fn only_parameter<'e>(element: &'e str, name: &str) -> Option<&'e str> {
+    let mut found = None;
+    for parameter in Elements::parameters(element.as_bytes()) {
+        let Some((known, value)) = parameter?.split_once('=') else {
+            continue;
+        };
+        if known.trim_end().eq_ignore_ascii_case(name) && found.replace(value).is_some() {
+            return None;
+        }
+    }
+    unquote(found?.trim_start())
 }
 
 /// Parts of a list, from the right. Separators within quotes do not separate (RFC 9110, 5.6.4).

@@ -7,6 +7,7 @@
 //!   request       variables, Last-Event-ID, browser detection
 //!   negotiate     framing, by Accept
 //!   client_address  through trusted proxies
+//!   target        scheme, host, path and query, through trusted proxies
 //!   cors          headers for other origins
 //!   rejection     an error instead of an event stream
 //!   rejection_code  every code with status, message and hint
@@ -25,3 +26,4 @@ pub(in crate::http) mod rejection_code;
 pub(in crate::http) mod request;
 pub(in crate::http) mod resolve;
 pub(in crate::http) mod respond;
+pub(in crate::http) mod target;

@@ -117,13 +117,15 @@ impl<'r> Request<'r> {
 
     fn last_event_id_in_query(&self, added: Option<&str>) -> Option<Cow<'_, [u8]>> {
         form_urlencoded::parse(self.query.as_bytes())
-            .filter(|(name, id)| {
-                let is_position = LAST_EVENT_ID_NAMES.contains(&&**name) || added == Some(&**name);
-                is_position && !id.is_empty()
-            })
+            .filter(|(name, id)| is_position(name, added) && !id.is_empty())
             .last()
             .map(|(_, id)| Cow::Owned(id.into_owned().into_bytes()))
     }
+}
+
+/// Returns whether a query parameter is a position. `added` is the name that the route adds.
+pub(super) fn is_position(name: &str, added: Option<&str>) -> bool {
+    LAST_EVENT_ID_NAMES.contains(&name) || added == Some(name)
 }
 
 /// Query parameters in which client libraries send a position: ours, that of event-source-polyfill

@@ -32,6 +32,7 @@ use super::negotiate::negotiate;
 use super::rejection::Rejection;
 use super::rejection_code::{RejectionCode, Row};
 use super::request::{Caller, Request, is_browser};
+use super::target::TargetParts;
 use crate::encoding::Framing;
 use crate::feed::OpenError;
 use crate::http::config::CloseStyle;
@@ -136,7 +137,14 @@ async fn respond<B: Sync>(
     if has_body {
         return Err(RejectionCode::UnexpectedBody.into());
     }
-    let authenticated = authenticate(context, route, asked).await;
+    let parts = TargetParts {
+        method: request.method(),
+        uri: request.uri(),
+        peer: caller.peer,
+        trusted: &routes.config.trusted_proxies,
+        header: routes.config.forwarded_header,
+    };
+    let authenticated = authenticate(context, route, parts, asked).await;
     let asked = authenticated.map_err(|rejection| Rejection {
         stream: unauthenticated_framing(
             route,

@@ -6,13 +6,17 @@ use std::fs;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use hyper::HeaderMap;
 use serde_json::json;
 use testkit::certs::Authority;
 use testkit::issuer::{Issuer, Mode};
 use testkit::wait::{DEADLINE, RECOVERY, eventually};
 
 use super::{SECRET, hs256, rsa, settings};
-use crate::auth::config::{Config, JwtConfig, KeysConfig, ProviderConfig, TokenSource};
+use crate::auth::config::{
+    Config, JwtConfig, KeysConfig, ProviderConfig, ProviderKind, TokenSource,
+};
+use crate::auth::provider::Target;
 use crate::auth::{AuthFailure, Credentials, Principal, Providers, Secret};
 use crate::lifecycle::health::{Health, Status};
 use crate::telemetry::Metrics;
@@ -42,6 +46,14 @@ impl Credentials for Request {
     fn certificate(&self) -> Option<&[u8]> {
         None
     }
+
+    fn headers(&self) -> &HeaderMap {
+        unimplemented!("tokens are found by name")
+    }
+
+    fn target(&self) -> Target<'_> {
+        unimplemented!("tokens do not depend on the target")
+    }
 }
 
 /// Providers of one configuration with the provider `idp`.
@@ -70,13 +82,14 @@ impl Fixture {
 
     fn apply(&self, jwt: JwtConfig) {
         let name = "idp".into();
-        let providers = vec![ProviderConfig { name, jwt }];
+        let kind = ProviderKind::Jwt(jwt);
+        let providers = vec![ProviderConfig { name, kind }];
         self.providers.apply(&Config { providers });
     }
 
     async fn authenticate(&self, request: &Request) -> Result<Option<Principal>, AuthFailure> {
         let provider = self.providers.find("idp").unwrap();
-        provider.authenticate(request).await
+        provider.authenticate(request, true).await
     }
 
     async fn bearer(&self, token: &str) -> Result<Option<Principal>, AuthFailure> {

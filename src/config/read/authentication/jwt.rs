@@ -1,111 +1,17 @@
-//! Reads `authentication:`: the providers that routes can name.
-
-use std::cell::Cell;
-use std::time::Duration;
+//! Reads `jwt:` of a provider: signed tokens.
 
 use hyper::Uri;
 
+use super::checks::{is_token, is_unprotected, report_unless_one};
 use crate::auth::Secret;
-use crate::auth::config::{
-    Config, JwtConfig, KeysConfig, ProviderConfig, TokenSource, is_loopback, parse_url,
-};
-use crate::config::location::Location;
+use crate::auth::config::{JwtConfig, KeysConfig, TokenSource, parse_url};
 use crate::config::reader::ValueReader;
 use crate::config::reader::map::MapReader;
-use crate::http;
-
-/// 32 providers: each fetches its keys by itself.
-const PROVIDERS_MAX: usize = 32;
 
 /// 32 bytes: RFC 7518, section 3.2. A shorter secret can be found by trying.
 const SECRET_BYTES_MIN: usize = 32;
 
-/// Values of `authentication`.
-pub(super) struct Authentication {
-    pub(super) config: Config,
-    pub(super) renew_before: Duration,
-    /// Every provider is valid.
-    is_complete: bool,
-}
-
-impl Default for Authentication {
-    fn default() -> Self {
-        Self {
-            config: Config::default(),
-            renew_before: http::Config::default().renew_before,
-            is_complete: true,
-        }
-    }
-}
-
-impl Authentication {
-    /// Returns the names of the providers; `None` if one is invalid, so that routes that name it
-    /// are not reported too.
-    pub(super) fn names(&self) -> Option<Vec<&str>> {
-        let providers = self.config.providers.iter();
-        self.is_complete
-            .then(|| providers.map(|provider| &*provider.name).collect())
-    }
-}
-
-pub(super) fn authentication(value: &ValueReader<'_>) -> Option<Authentication> {
-    value.map(|keys| {
-        let default = Authentication::default();
-        let has_providers = keys.has("providers");
-        let is_complete = Cell::new(true);
-        let providers = keys.get("providers", |value| {
-            let provider = |value: &ValueReader<'_>| {
-                let provider = provider(value);
-                is_complete.set(is_complete.get() && provider.is_some());
-                provider
-            };
-            let providers = value.list_of(PROVIDERS_MAX, provider)?;
-            for (index, (at, provider)) in providers.iter().enumerate() {
-                let is_same = |(_, other): &&(_, ProviderConfig)| other.name == provider.name;
-                if let Some((first, _)) = providers[..index].iter().find(is_same) {
-                    let message = format!("the provider in line {} has the same name", first.line);
-                    value.error_at(*at, message, None);
-                }
-            }
-            Some(providers)
-        });
-        let is_complete = is_complete.get() && providers.is_some() == has_providers;
-        let providers = providers.unwrap_or_default().into_iter();
-        let renew_before = keys.get_or("renew_before", default.renew_before, ValueReader::duration);
-        Some(Authentication {
-            config: Config {
-                providers: providers.map(|(_, provider)| provider).collect(),
-            },
-            renew_before,
-            is_complete,
-        })
-    })
-}
-
-fn provider(value: &ValueReader<'_>) -> Option<(Location, ProviderConfig)> {
-    value.map(|keys| {
-        let name = keys.require("name", name);
-        let jwt = keys.require("jwt", jwt);
-        let (name, jwt) = (name?.into(), jwt?);
-        Some((keys.location("name"), ProviderConfig { name, jwt }))
-    })
-}
-
-fn name(value: &ValueReader<'_>) -> Option<String> {
-    value.parsed("the name of a provider", |text| {
-        let is_valid = (1..=64).contains(&text.len())
-            && text
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'));
-        if is_valid {
-            Ok(text.to_owned())
-        } else {
-            Err("the name of a provider has 1 to 64 letters, digits, `-`, `_` and dots")
-        }
-    })
-}
-
-fn jwt(value: &ValueReader<'_>) -> Option<JwtConfig> {
+pub(super) fn jwt(value: &ValueReader<'_>) -> Option<JwtConfig> {
     value.map(|keys| {
         let issuer = keys.nullable("issuer", None, ValueReader::text);
         let audience = keys.get("audience", |value| value.list(ValueReader::text));
@@ -160,24 +66,8 @@ fn key_origin(value: &ValueReader<'_>, issuer: Option<&str>) -> Option<KeysConfi
         if discovery == Some(true) {
             origins.insert(0, "discovery");
         }
-        match &origins[..] {
-            [] => {
-                value.error(
-                    "`keys` names no keys",
-                    Some("use one of `discovery: true`, `jwks`, `file` and `secret`"),
-                );
-            }
-            [_] => {}
-            [first, others @ ..] => {
-                for other in others {
-                    keys.error(
-                        other,
-                        format!("`{other}` and `{first}` are both set"),
-                        Some("use one of `discovery: true`, `jwks`, `file` and `secret`"),
-                    );
-                }
-            }
-        }
+        let hint = "use one of `discovery: true`, `jwks`, `file` and `secret`";
+        report_unless_one(keys, &origins, "`keys` names no keys", hint);
         if ca.is_some() && !matches!(origins.first(), Some(&("discovery" | "jwks"))) {
             keys.error("ca", "`ca` needs `discovery` or `jwks`", None);
         }
@@ -218,10 +108,6 @@ const UNPROTECTED: &str =
     "the keys are fetched without TLS: anyone on the path can replace them and sign tokens";
 const USE_HTTPS: &str = "use `https://`";
 
-fn is_unprotected(url: &Uri) -> bool {
-    url.scheme_str() == Some("http") && !is_loopback(url)
-}
-
 fn url(value: &ValueReader<'_>) -> Option<Uri> {
     let url = value.parsed("a URL", parse_url)?;
     if is_unprotected(&url) {
@@ -255,14 +141,6 @@ fn token_source(value: &ValueReader<'_>) -> Option<TokenSource> {
         );
     }
     Some(source)
-}
-
-/// Returns whether a text is a token of RFC 9110, which every client can send as a name.
-fn is_token(name: &str) -> bool {
-    !name.is_empty()
-        && name
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
 }
 
 #[cfg(test)]

@@ -1,0 +1,111 @@
+//! Reads `authentication:`: the providers that routes can name, one file per kind.
+
+mod checks;
+mod jwt;
+
+use std::cell::Cell;
+use std::time::Duration;
+
+use crate::auth::config::{Config, ProviderConfig, ProviderKind};
+use crate::config::location::Location;
+use crate::config::reader::ValueReader;
+use crate::config::reader::map::MapReader;
+use crate::http;
+use checks::report_unless_one;
+
+/// 32 providers: each fetches its keys by itself.
+const PROVIDERS_MAX: usize = 32;
+
+/// Values of `authentication`.
+pub(super) struct Authentication {
+    pub(super) config: Config,
+    pub(super) renew_before: Duration,
+    /// Every provider is valid.
+    is_complete: bool,
+}
+
+impl Default for Authentication {
+    fn default() -> Self {
+        Self {
+            config: Config::default(),
+            renew_before: http::Config::default().renew_before,
+            is_complete: true,
+        }
+    }
+}
+
+impl Authentication {
+    /// Returns the names of the providers; `None` if one is invalid, so that routes that name it
+    /// are not reported too.
+    pub(super) fn names(&self) -> Option<Vec<&str>> {
+        let providers = self.config.providers.iter();
+        self.is_complete
+            .then(|| providers.map(|provider| &*provider.name).collect())
+    }
+}
+
+pub(super) fn authentication(value: &ValueReader<'_>) -> Option<Authentication> {
+    value.map(|keys| {
+        let default = Authentication::default();
+        let has_providers = keys.has("providers");
+        let is_complete = Cell::new(true);
+        let providers = keys.get("providers", |value| {
+            let provider = |value: &ValueReader<'_>| {
+                let provider = provider(value);
+                is_complete.set(is_complete.get() && provider.is_some());
+                provider
+            };
+            let providers = value.list_of(PROVIDERS_MAX, provider)?;
+            for (index, (at, provider)) in providers.iter().enumerate() {
+                let is_same = |(_, other): &&(_, ProviderConfig)| other.name == provider.name;
+                if let Some((first, _)) = providers[..index].iter().find(is_same) {
+                    let message = format!("the provider in line {} has the same name", first.line);
+                    value.error_at(*at, message, None);
+                }
+            }
+            Some(providers)
+        });
+        let is_complete = is_complete.get() && providers.is_some() == has_providers;
+        let providers = providers.unwrap_or_default().into_iter();
+        let renew_before = keys.get_or("renew_before", default.renew_before, ValueReader::duration);
+        Some(Authentication {
+            config: Config {
+                providers: providers.map(|(_, provider)| provider).collect(),
+            },
+            renew_before,
+            is_complete,
+        })
+    })
+}
+
+fn provider(value: &ValueReader<'_>) -> Option<(Location, ProviderConfig)> {
+    value.map(|keys| {
+        let name = keys.require("name", name);
+        let kind = kind(keys);
+        let (name, kind) = (name?.into(), kind?);
+        Some((keys.location("name"), ProviderConfig { name, kind }))
+    })
+}
+
+/// Reads the one key that names the kind of a provider.
+fn kind(keys: &mut MapReader<'_>) -> Option<ProviderKind> {
+    let jwt = keys.get("jwt", jwt::jwt).map(ProviderKind::Jwt);
+    let mut kinds = vec!["jwt"];
+    kinds.retain(|key| keys.has(key));
+    report_unless_one(keys, &kinds, "the provider has no kind", "add `jwt`");
+    jwt
+}
+
+fn name(value: &ValueReader<'_>) -> Option<String> {
+    value.parsed("the name of a provider", |text| {
+        let is_valid = (1..=64).contains(&text.len())
+            && text
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'));
+        if is_valid {
+            Ok(text.to_owned())
+        } else {
+            Err("the name of a provider has 1 to 64 letters, digits, `-`, `_` and dots")
+        }
+    })
+}
