@@ -25,9 +25,10 @@ use super::sink::{DataChunk, SharedStream};
 use super::stream::H2Stream;
 use crate::http::accept::connection::HEAD_BYTES_MAX;
 use crate::http::context::Context;
+use crate::http::request::answer::{Answer, reject};
 use crate::http::request::rejection_code::RejectionCode;
 use crate::http::request::request::Caller;
-use crate::http::request::respond::{Answer, answer, reject};
+use crate::http::request::respond::answer;
 use crate::http::stream::group::StreamGroup;
 
 /// State that all streams of a connection share.

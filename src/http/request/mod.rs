@@ -1,7 +1,7 @@
 //! Requests: from the head of a request to an event stream or a rejection.
 //!
 //! ```text
-//! respond         the order of all checks; builds the response head
+//! respond         the order of all checks
 //!   authenticate  principal of the request, before any variable is filled
 //!   resolve       filters per source and client, from the route (`http::route`)
 //!   request       variables, Last-Event-ID, browser detection
@@ -12,9 +12,13 @@
 //!   rejection     an error instead of an event stream
 //!   rejection_code  every code with status, message and hint
 //!   challenge     `WWW-Authenticate` of a rejection
+//!   admission     what the pod lacks: file descriptors, load, a drain
+//!   answer        responses of event streams, rejections and OPTIONS
 //!   body          hyper's body for a response
 //! ```
 
+mod admission;
+pub(in crate::http) mod answer;
 pub(in crate::http) mod authenticate;
 pub(in crate::http) mod body;
 pub(in crate::http) mod challenge;
