@@ -29,6 +29,8 @@ pub struct ProviderConfig {
 pub enum ProviderKind {
     /// Signed tokens.
     Jwt(JwtConfig),
+    /// Client certificates of listeners with `client_ca`.
+    Certificate,
 }
 
 /// Settings of a provider of signed tokens.

@@ -11,11 +11,13 @@
 //! | `providers` | all providers by name; a reload replaces those that changed |
 //! | `config` | `authentication:` of the configuration as types |
 //! | `jwt` | signed tokens |
+//! | `certificate` | client certificates |
 //! | `principal` | principal of a request |
 //! | `clock` | wall-clock time of credentials as monotonic time |
 //!
 //! Tokens, secrets and their claims never appear in logs, errors or metrics.
 
+mod certificate;
 mod clock;
 pub mod config;
 mod jwt;

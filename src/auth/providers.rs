@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::certificate::CertificateProvider;
 use super::config::{Config, JwtConfig, ProviderConfig, ProviderKind};
 use super::jwt::{JwtProvider, KeyFollower};
 use super::provider::Provider;
@@ -23,6 +24,7 @@ enum Running {
         /// Task of its keys, if they can change.
         follower: Option<KeyFollower>,
     },
+    Certificate(Arc<CertificateProvider>),
 }
 
 impl Providers {
@@ -56,6 +58,10 @@ impl Providers {
     fn running(&self, before: Option<Running>, config: &ProviderConfig) -> Running {
         match &config.kind {
             ProviderKind::Jwt(jwt) => self.jwt(before, &config.name, jwt),
+            ProviderKind::Certificate => {
+                self.forget(&config.name);
+                Running::Certificate(Arc::new(CertificateProvider::new(&config.name)))
+            }
         }
     }
 
@@ -102,6 +108,7 @@ impl Providers {
     pub fn find(&self, name: &str) -> Option<Arc<dyn Provider>> {
         Some(match self.lock().get(name)? {
             Running::Jwt { provider, .. } => Arc::clone(provider) as Arc<dyn Provider>,
+            Running::Certificate(provider) => Arc::clone(provider) as Arc<dyn Provider>,
         })
     }
 

@@ -155,6 +155,7 @@ fn without_userinfo(server: &str) -> String {
 fn provider(provider: &ProviderConfig) -> Value {
     let (kind, settings) = match &provider.kind {
         ProviderKind::Jwt(jwt) => ("jwt", jwt_provider(jwt)),
+        ProviderKind::Certificate => ("certificate", json!({})),
     };
     json!({ "name": provider.name, kind: settings })
 }

@@ -103,6 +103,7 @@ impl<'r> Reader<'r> {
                 (_, None, Some(path)) => {
                     format!("`{key}` belongs to `{path}`: check the indentation")
                 }
+                (_, None, None) if siblings.is_empty() => "there are no keys here".to_owned(),
                 (_, None, None) => format!("known here: {}", siblings.join(", ")),
             };
             let key = if is_hidden {

@@ -13,6 +13,15 @@ pub struct ListenConfig {
     pub tls: Option<TlsConfig>,
 }
 
+impl ListenConfig {
+    /// Returns whether every client must present a certificate.
+    #[must_use]
+    pub fn has_client_ca(&self) -> bool {
+        let tls = self.tls.as_ref();
+        tls.is_some_and(|tls| tls.client_ca.is_some())
+    }
+}
+
 impl Default for ListenConfig {
     fn default() -> Self {
         Self {

@@ -2,10 +2,12 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
+use rcgen::string::Ia5String;
 use rcgen::{
     BasicConstraints, Certificate, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose,
+    Issuer, KeyPair, KeyUsagePurpose, SanType,
 };
 use rustls::crypto::ring;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
@@ -27,6 +29,19 @@ pub struct Identity {
     pub certificate: PathBuf,
     /// File of the private key.
     pub key: PathBuf,
+}
+
+/// Names and lifetime of the certificate of a workload.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Workload<'a> {
+    /// Common name of the subject.
+    pub common_name: &'a str,
+    /// DNS names.
+    pub dns: &'a [&'a str],
+    /// URIs.
+    pub uri: &'a [&'a str],
+    /// Time until it expires, in whole seconds. `None`: far in the future.
+    pub expires_in: Option<Duration>,
 }
 
 // === impl Authority ===
@@ -76,6 +91,24 @@ impl Authority {
             vec![name.to_owned()],
             ExtendedKeyUsagePurpose::ClientAuth,
         )
+    }
+
+    /// Issues a client certificate with these names. `file` is the name of its files.
+    pub fn workload(&self, file: &str, workload: Workload<'_>) -> Identity {
+        let ia5 = |text: &&str| Ia5String::try_from(*text).unwrap();
+        let mut params = CertificateParams::default();
+        params
+            .distinguished_name
+            .push(DnType::CommonName, workload.common_name);
+        let dns = workload.dns.iter().map(ia5).map(SanType::DnsName);
+        let uri = workload.uri.iter().map(ia5).map(SanType::URI);
+        params.subject_alt_names = dns.chain(uri).collect();
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        if let Some(left) = workload.expires_in {
+            params.not_after = (SystemTime::now() + left).into();
+        }
+        let pair = KeyPair::generate().unwrap();
+        self.write(file, &params.signed_by(&pair, &self.issuer).unwrap(), &pair)
     }
 
     /// Creates a self-signed server certificate for loopback; with `is_authority` it may sign other

@@ -14,6 +14,7 @@ mod slow;
 mod sources;
 mod templates;
 
+use std::cell::Cell;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
@@ -32,6 +33,7 @@ use crate::telemetry::{self, logs};
 use crate::{admin, http};
 use authentication::Authentication;
 use limits::Limits;
+use routes::KnownProviders;
 
 /// 64 listeners: each is bound once per core and needs a file descriptor for each core.
 const LISTENERS_MAX: usize = 64;
@@ -41,7 +43,16 @@ pub(super) fn config(root: &ValueReader<'_>) -> Option<Config> {
     root.map(|keys| {
         keys.not_yet(&["upstream"]);
         let default = Config::default();
-        let listen = keys.get("listen", |value| value.some_of(LISTENERS_MAX, listener));
+        // True if a listener asks clients for a certificate, or is invalid and may do so.
+        let has_client_ca = Cell::new(false);
+        let listen = keys.get("listen", |value| {
+            value.some_of(LISTENERS_MAX, |value| {
+                let listener = listener(value);
+                let has = listener.as_ref().is_none_or(|(_, one)| one.has_client_ca());
+                has_client_ca.set(has_client_ca.get() || has);
+                listener
+            })
+        });
         let admin = keys.get_or("admin", default.admin, admin);
         let listen = match listen {
             Some(listen) => distinct(keys, listen, admin.address),
@@ -54,8 +65,14 @@ pub(super) fn config(root: &ValueReader<'_>) -> Option<Config> {
             authentication::authentication,
         );
         let names = authentication.names();
+        let mut without_listener = authentication.names_of_certificates();
+        without_listener.retain(|_| !has_client_ca.get());
+        let providers = KnownProviders {
+            names: names.as_deref(),
+            without_listener: &without_listener,
+        };
         let routes = keys
-            .require("routes", |value| routes::routes(value, names.as_deref()))
+            .require("routes", |value| routes::routes(value, providers))
             .unwrap_or_default();
         let limits = keys.get_or("limits", Limits::default(), limits::limits);
         Some(Config {

@@ -44,12 +44,18 @@ struct LocatedRoute {
     config: RouteConfig,
 }
 
-/// Names of the authentication providers; `None` if they are not known.
-pub(super) type ProviderNames<'a> = Option<&'a [&'a str]>;
+/// Authentication providers that a route can name.
+#[derive(Clone, Copy)]
+pub(super) struct KnownProviders<'a> {
+    /// Their names; `None` if they are not known.
+    pub(super) names: Option<&'a [&'a str]>,
+    /// Names of those that need a client certificate, if no listener asks for one.
+    pub(super) without_listener: &'a [&'a str],
+}
 
 pub(super) fn routes(
     value: &ValueReader<'_>,
-    providers: ProviderNames<'_>,
+    providers: KnownProviders<'_>,
 ) -> Option<Vec<RouteConfig>> {
     let routes = value.some_of(ROUTES_MAX, |value| route(value, providers))?;
     let subjects: usize = routes
@@ -140,7 +146,7 @@ fn hides(first: &PathTemplate, second: &PathTemplate) -> bool {
     }
 }
 
-fn route(value: &ValueReader<'_>, providers: ProviderNames<'_>) -> Option<LocatedRoute> {
+fn route(value: &ValueReader<'_>, providers: KnownProviders<'_>) -> Option<LocatedRoute> {
     value.map(|keys| {
         let path = keys.require("path", path);
         let scope = Scope {
@@ -228,7 +234,7 @@ const EXPIRED: [(&str, Expired); 3] = [
 const CLOSE: [(&str, CloseStyle); 2] = [("clean", CloseStyle::Clean), ("abort", CloseStyle::Abort)];
 
 /// Reads the names of providers.
-fn authenticate(value: &ValueReader<'_>, providers: ProviderNames<'_>) -> Option<Vec<Box<str>>> {
+fn authenticate(value: &ValueReader<'_>, providers: KnownProviders<'_>) -> Option<Vec<Box<str>>> {
     let names = value.some_of(PROVIDERS_MAX, |value| provider(value, providers))?;
     let repeated = names
         .iter()
@@ -244,9 +250,16 @@ fn authenticate(value: &ValueReader<'_>, providers: ProviderNames<'_>) -> Option
     Some(names)
 }
 
-fn provider(value: &ValueReader<'_>, providers: ProviderNames<'_>) -> Option<Box<str>> {
+fn provider(value: &ValueReader<'_>, providers: KnownProviders<'_>) -> Option<Box<str>> {
     let name = value.text()?;
-    let Some(known) = providers else {
+    if providers.without_listener.contains(&&*name) {
+        value.error(
+            "no client can have a certificate: no listener has `client_ca`",
+            Some("add `tls.client_ca` to a listener, with the authorities of the clients"),
+        );
+        return None;
+    }
+    let Some(known) = providers.names else {
         return Some(name.into());
     };
     if known.contains(&&*name) {

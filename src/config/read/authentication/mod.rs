@@ -1,5 +1,6 @@
 //! Reads `authentication:`: the providers that routes can name, one file per kind.
 
+mod certificate;
 mod checks;
 mod jwt;
 
@@ -41,6 +42,13 @@ impl Authentication {
         let providers = self.config.providers.iter();
         self.is_complete
             .then(|| providers.map(|provider| &*provider.name).collect())
+    }
+
+    /// Returns the names of the providers that need a client certificate.
+    pub(super) fn names_of_certificates(&self) -> Vec<&str> {
+        let providers = self.config.providers.iter();
+        let certificates = providers.filter(|one| one.kind == ProviderKind::Certificate);
+        certificates.map(|provider| &*provider.name).collect()
     }
 }
 
@@ -90,10 +98,16 @@ fn provider(value: &ValueReader<'_>) -> Option<(Location, ProviderConfig)> {
 /// Reads the one key that names the kind of a provider.
 fn kind(keys: &mut MapReader<'_>) -> Option<ProviderKind> {
     let jwt = keys.get("jwt", jwt::jwt).map(ProviderKind::Jwt);
-    let mut kinds = vec!["jwt"];
+    let certificate = keys.get("certificate", certificate::certificate);
+    let mut kinds = vec!["jwt", "certificate"];
     kinds.retain(|key| keys.has(key));
-    report_unless_one(keys, &kinds, "the provider has no kind", "add `jwt`");
-    jwt
+    report_unless_one(
+        keys,
+        &kinds,
+        "the provider has no kind",
+        "add `jwt` or `certificate`",
+    );
+    jwt.or(certificate)
 }
 
 fn name(value: &ValueReader<'_>) -> Option<String> {
