@@ -120,4 +120,4 @@ tools: ## Install everything that the targets above need, into .tools/
 .PHONY: clean
 clean: ## Remove build results; .tools/ stays
 	@$(CARGO) clean --quiet
-	@rm -rf tests/clients/node_modules benches/load/peers/node_modules
+	@rm -rf tests/clients/node_modules tests/issuer/node_modules benches/load/peers/node_modules

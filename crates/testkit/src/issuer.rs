@@ -1,15 +1,21 @@
-//! OpenID Connect issuer on loopback: discovery, JWKS and tokens with real keys (ES256), over HTTP
-//! or HTTPS.
+//! OpenID Connect issuer on loopback that misbehaves: discovery, JWKS and tokens with real keys
+//! (ES256), over HTTP or HTTPS.
 //!
-//! It can rotate its key, and misbehave ([`Mode`]). It counts the fetches of its keys.
+//! It answers as its [`Mode`] says, signs any bytes, can rotate its key, and counts the fetches of
+//! its keys. [`crate::oidc`] is an honest issuer.
 
+use std::convert::Infallible;
 use std::net::Ipv4Addr;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use http_body_util::Full;
+use hyper::body::{Body, Frame};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
@@ -19,6 +25,7 @@ use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
+use tokio::time::{Interval, interval};
 use tokio_rustls::TlsAcceptor;
 
 use crate::certs::{Identity, server_config};
@@ -36,8 +43,18 @@ pub enum Mode {
     Oversized,
     /// The discovery document names another issuer.
     OtherIssuer,
-    /// Redirects to itself.
+    /// Redirects to its keys.
     Redirect,
+    /// Answers with this status.
+    Status(u16),
+    /// Answers with these bytes as its keys.
+    Keys(&'static str),
+    /// The discovery document names this URL of the keys.
+    KeysAt(&'static str),
+    /// Sends a byte of its keys per second.
+    Drip,
+    /// Sends keys without end.
+    Endless,
     /// The discovery document names keys without TLS.
     Downgrade,
 }
@@ -52,6 +69,8 @@ pub struct Issuer {
 struct State {
     mode: Mode,
     keys: Vec<SigningKey>,
+    /// Further public keys of the document.
+    published: Vec<Value>,
     made: usize,
     fetches: usize,
 }
@@ -98,6 +117,7 @@ impl Issuer {
         let state = Arc::new(Mutex::new(State {
             mode: Mode::Normal,
             keys: Vec::new(),
+            published: Vec::new(),
             made: 0,
             fetches: 0,
         }));
@@ -126,6 +146,16 @@ impl Issuer {
         let mut state = self.state.lock().unwrap();
         let id = state.keys.last().unwrap().id.clone();
         state.keys.push(SigningKey::new(id));
+    }
+
+    /// Adds a public key to the document.
+    pub fn publish(&self, key: Value) {
+        self.state.lock().unwrap().published.push(key);
+    }
+
+    /// Public key of the newest key.
+    pub fn public_key(&self) -> Value {
+        self.state.lock().unwrap().keys.last().unwrap().jwk()
     }
 
     /// Changes its behaviour.
@@ -160,12 +190,13 @@ impl Issuer {
 
     /// Token with this header and these bytes as claims, signed by the newest key.
     pub fn sign(&self, header: &Value, claims: &str) -> String {
+        self.sign_bytes(header.to_string().as_bytes(), claims.as_bytes())
+    }
+
+    /// Token with these bytes as header and claims, signed by the newest key.
+    pub fn sign_bytes(&self, header: &[u8], claims: &[u8]) -> String {
         let encoded = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
-        let message = format!(
-            "{}.{}",
-            encoded(header.to_string().as_bytes()),
-            encoded(claims.as_bytes())
-        );
+        let message = format!("{}.{}", encoded(header), encoded(claims));
         let state = self.state.lock().unwrap();
         let pair = &state.keys.last().unwrap().pair;
         let signature = pair.sign(&SystemRandom::new(), message.as_bytes()).unwrap();
@@ -211,7 +242,7 @@ async fn serve(
     }
 }
 
-async fn answer<B>(request: &Request<B>, url: &str, state: &Mutex<State>) -> Response<Full<Bytes>> {
+async fn answer<B>(request: &Request<B>, url: &str, state: &Mutex<State>) -> Response<Document> {
     let mode = state.lock().unwrap().mode;
     let is_keys = request.uri().path() == "/jwks";
     if is_keys {
@@ -223,21 +254,73 @@ async fn answer<B>(request: &Request<B>, url: &str, state: &Mutex<State>) -> Res
         Mode::Silent => std::future::pending().await,
         Mode::Redirect => return redirect(&keys),
         Mode::Oversized if is_keys => json!({ "keys": [], "more": " ".repeat(10 << 20) }),
+        Mode::Status(status) => {
+            let mut answer = Response::new(Document::of("{}"));
+            *answer.status_mut() = StatusCode::from_u16(status).unwrap();
+            return answer;
+        }
+        Mode::Keys(bytes) if is_keys => return Response::new(Document::of(bytes)),
+        Mode::Drip if is_keys => return Response::new(Document::Drip(interval(DRIP))),
+        Mode::Endless if is_keys => return Response::new(Document::Endless),
         _ if is_keys => {
             let state = state.lock().unwrap();
-            json!({ "keys": state.keys.iter().map(SigningKey::jwk).collect::<Vec<_>>() })
+            let own = state.keys.iter().map(SigningKey::jwk);
+            json!({ "keys": own.chain(state.published.iter().cloned()).collect::<Vec<_>>() })
         }
+        Mode::KeysAt(other) => discovery(url, other),
         Mode::OtherIssuer => discovery("https://other.example.com", &keys),
         Mode::Downgrade => discovery(url, &keys.replace("https:", "http:")),
-        Mode::Normal | Mode::Down | Mode::Oversized => discovery(url, &keys),
+        Mode::Normal
+        | Mode::Down
+        | Mode::Oversized
+        | Mode::Keys(_)
+        | Mode::Drip
+        | Mode::Endless => discovery(url, &keys),
     };
-    Response::new(Full::new(document.to_string().into()))
+    Response::new(Document::of(document.to_string()))
 }
 
-fn redirect(location: &str) -> Response<Full<Bytes>> {
+fn redirect(location: &str) -> Response<Document> {
     Response::builder()
         .status(StatusCode::FOUND)
         .header("location", location)
-        .body(Full::default())
+        .body(Document::of(""))
         .unwrap()
+}
+
+/// One byte per second.
+const DRIP: Duration = Duration::from_secs(1);
+
+/// Body of an answer.
+enum Document {
+    Whole(Full<Bytes>),
+    Drip(Interval),
+    Endless,
+}
+
+impl Document {
+    fn of(bytes: impl Into<Bytes>) -> Self {
+        Self::Whole(Full::new(bytes.into()))
+    }
+}
+
+impl Body for Document {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        match &mut *self {
+            Self::Whole(body) => Pin::new(body).poll_frame(context),
+            Self::Drip(interval) => interval
+                .poll_tick(context)
+                .map(|_| Some(Ok(Frame::data(Bytes::from_static(b" "))))),
+            Self::Endless => {
+                let spaces = Bytes::from_static(&[b' '; 1 << 14]);
+                Poll::Ready(Some(Ok(Frame::data(spaces))))
+            }
+        }
+    }
 }

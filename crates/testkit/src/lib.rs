@@ -6,7 +6,7 @@
 //!
 //! - servers: [`nats`] (one nats-server or a cluster of three), [`sidestream`] (the sidecar under
 //!   test), [`front`] (nginx, HAProxy, Envoy, Caddy and Traefik), [`certs`] (a certificate
-//!   authority), [`issuer`] (an OpenID Connect issuer),
+//!   authority), [`oidc`] (an OpenID Connect issuer), [`issuer`] (one that misbehaves),
 //! - clients: [`sse`] with [`sse_parser`] and [`ndjson`] over [`http1`] and [`h2`], [`browser`] (Chromium),
 //!   [`node`] (npm packages), [`h2_tap`] (frames as received), [`transport`] (TCP or TLS),
 //! - faults: [`proxy`] (delays, stalls, cuts), and the signals of [`process`],
@@ -29,6 +29,7 @@ pub mod kubernetes;
 pub mod nats;
 pub mod ndjson;
 pub mod node;
+pub mod oidc;
 pub mod process;
 pub mod proxy;
 pub mod repository;

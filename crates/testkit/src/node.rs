@@ -4,6 +4,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
+use crate::oidc::OidcIssuer;
 use crate::process::Process;
 use crate::repository::root;
 use crate::wait::{DEADLINE, eventually};
@@ -34,6 +35,12 @@ impl NodeClient {
     /// recommends.
     pub fn fetch_event_source_with_two_lines(url: &str) -> Self {
         Self::start("fetch-event-source.mjs", &[url, "two-lines"])
+    }
+
+    /// Starts `web/fetch-client.js` with bearer tokens of an issuer that live for some seconds.
+    pub fn fetch_client(url: &str, issuer: &OidcIssuer, seconds: u64) -> Self {
+        let arguments = [url, &issuer.url(), &seconds.to_string()];
+        Self::start("fetch-client.mjs", &arguments)
     }
 
     /// All reports: objects with `kind` (`open`, `event`, `error`, `close` or `done`).
