@@ -5,9 +5,13 @@ mod claims;
 mod expiry;
 mod failures;
 mod issuer;
+mod key_attacks;
+mod manual;
 mod reload;
+mod renewal;
 mod requests;
 mod token;
+mod token_attacks;
 
 use async_nats::jetstream::{self, stream};
 

@@ -2,7 +2,7 @@
 //! once.
 
 mod crowd;
-mod fixture;
+pub(crate) mod fixture;
 mod ledger;
 mod publisher;
 mod rolling;

@@ -1,5 +1,6 @@
 //! Renewal and expiry of the credentials of one event stream.
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -10,44 +11,71 @@ use testkit::h2::H2Client;
 use testkit::ndjson;
 use testkit::sse_parser::Event;
 use testkit::wait::DEADLINE;
+use tokio::sync::Notify;
+use tokio::time::timeout;
 
 fn data(event: &Event) -> Value {
     serde_json::from_str(&event.data).unwrap()
 }
 
 #[tokio::test]
-async fn one_event_stream_of_a_connection_expires_and_the_others_go_on() {
+async fn one_of_a_hundred_principals_of_a_connection_expires_and_the_others_miss_nothing() {
     let fixture = Fixture::with(ROUTES, "  renew_before: 2s\n").await;
     let mut connection = H2Client::connect(fixture.sidestream.url("/")).await;
     let mut others = Vec::new();
-    for _ in 0..20 {
-        others.push(open_h2(&mut connection, "/status", &token("alice")).await);
+    for number in 0..99 {
+        let token = token(&format!("user-{number}"));
+        others.push(open_h2(&mut connection, "/status", &token).await);
     }
     let expires = now() + 6;
     let short = Token::of("bob").claim("exp", expires).signed();
     let mut expiring = open_h2(&mut connection, "/status", &short).await;
+    let connections = fixture.sidestream.admin_json("/connections").await;
+    let names = connections["connections"].as_array().unwrap().iter();
+    let names: HashSet<_> = names.map(|one| one["client"].as_str().unwrap()).collect();
+    assert_eq!(names.len(), 100, "{names:?}");
 
-    let renew = expiring.next_within(DEADLINE).await.unwrap();
-    assert_eq!(renew.name, "sidestream.renew");
-    assert_eq!(data(&renew)["expires"], expires);
-    let left = expires.saturating_sub(now());
-    assert!((1..=3).contains(&left), "{left} s before the expiry");
-    fixture.publish("orders.1.paid", "1").await;
-    assert_eq!(
-        expiring.next().await.data,
-        "1",
-        "until the expiry it goes on"
-    );
+    let others: Vec<_> = others
+        .into_iter()
+        .map(|mut other| {
+            tokio::spawn(async move { other.until(|event| event.data == "end").await })
+        })
+        .collect();
 
-    let close = expiring.next_within(DEADLINE).await.unwrap();
-    assert_eq!(close.name, "sidestream.close");
-    assert_eq!(data(&close)["reason"], "expired");
-    assert!(now() >= expires, "not before the expiry");
-    expiring.closed().await;
+    let expired = Notify::new();
+    let publishing = async {
+        for number in 0.. {
+            fixture.publish("orders.1.paid", number.to_string()).await;
+            let pause = Duration::from_millis(20);
+            if timeout(pause, expired.notified()).await.is_ok() {
+                return number + 1;
+            }
+        }
+        unreachable!("the numbers do not end")
+    };
+    let expiring = async {
+        let before = expiring
+            .until(|event| event.name == "sidestream.renew")
+            .await;
+        let left = expires.saturating_sub(now());
+        assert!((1..=3).contains(&left), "{left} s before the expiry");
+        assert_eq!(data(before.last().unwrap())["expires"], expires);
+        let events = expiring
+            .until(|event| event.name == "sidestream.close")
+            .await;
+        assert!(now() >= expires, "not before the expiry");
+        assert_eq!(data(events.last().unwrap())["reason"], "expired");
+        expiring.closed().await;
+        expired.notify_one();
+        let received = before.len() + events.len() - 2;
+        (expiring, received)
+    };
+    let (count, (expiring, received)) = tokio::join!(publishing, expiring);
+    assert!(received > 100, "events until the expiry: {received}");
     assert!(!connection.going_away());
 
     // The rest is for a fresh token at the same position.
-    fixture.publish("orders.2.paid", "2").await;
+    fixture.publish("orders.1.paid", "end").await;
     let bearer = bearer(&token("bob"));
     let headers = [
         ("accept", "text/event-stream"),
@@ -55,10 +83,19 @@ async fn one_event_stream_of_a_connection_expires_and_the_others_go_on() {
         ("last-event-id", expiring.last_event_id()),
     ];
     let mut again = connection.request("GET", "/status", &headers).await;
-    assert_eq!(again.next().await.data, "2");
-    for other in &mut others {
-        assert_eq!(other.next().await.data, "1");
-        assert_eq!(other.next().await.data, "2");
+    let rest = again.until(|event| event.data == "end").await;
+    let rest: Vec<_> = rest.into_iter().map(|event| event.data).collect();
+    let all: Vec<_> = (0..count)
+        .map(|number| number.to_string())
+        .chain(["end".into()])
+        .collect();
+    assert_eq!(rest, all[received..]);
+    for other in others {
+        let events = other.await.unwrap();
+        assert!(
+            events.iter().map(|event| &event.data).eq(&all),
+            "{events:?}"
+        );
     }
     let labels = [("route", "/status"), ("reason", "expired")];
     let closed = fixture

@@ -31,8 +31,8 @@ pub(crate) struct Fixture {
 // === impl Pod ===
 
 impl Pod {
-    async fn start(nats: &Nats, ports: Ports, origin: &str) -> Self {
-        let config = configuration(nats, ports, origin);
+    /// Starts a pod, whose configuration names its ports; returns when it is ready.
+    pub(crate) async fn start(config: String) -> Self {
         let sidestream = Sidestream::start(config.as_str()).await;
         Self { config, sidestream }
     }
@@ -81,8 +81,8 @@ impl Fixture {
             admin: free_port(),
         });
         let (first, second) = tokio::join!(
-            Pod::start(&nats, ports[0], origin),
-            Pod::start(&nats, ports[1], origin)
+            Pod::start(configuration(&nats, ports[0], origin)),
+            Pod::start(configuration(&nats, ports[1], origin))
         );
         let authority = Authority::new();
         let front = Front::start(kind, ports, &authority).await;

@@ -1,0 +1,176 @@
+//! Configurations of docs/authentication.md, run with issuers whose tokens have the form of those
+//! products.
+
+use serde_json::json;
+use testkit::http1;
+use testkit::oidc::OidcIssuer;
+use testkit::sidestream::Sidestream;
+use testkit::sse::SseClient;
+
+use super::token::{SECRET, Token};
+use super::{Fixture, bearer};
+
+/// Page with the configurations.
+const PAGE: &str = include_str!("../../../docs/authentication.md");
+
+/// Returns the first configuration with a provider of this name.
+fn example(provider: &str) -> &'static str {
+    let name = format!("- name: {provider}\n");
+    let examples = PAGE.split("```yaml\n").skip(1);
+    let mut texts = examples.filter_map(|rest| rest.split("```").next());
+    let found = texts.find(|text| text.contains(&name));
+    found.unwrap_or_else(|| panic!("the page has no configuration of {provider}"))
+}
+
+/// Starts a sidecar with a configuration of the page, whose issuer has another host.
+async fn start(fixture: &Fixture, provider: &str, documented: &str, issuer: &str) -> Sidestream {
+    let text = example(provider);
+    let line = format!("issuer: {documented}\n");
+    assert!(text.contains(&line), "{text}");
+    let text = text.replace(&line, &format!("issuer: {issuer}\n"));
+    let config = testkit::sidestream::config(&fixture.nats, &text);
+    let builder = Sidestream::builder(config).env("JWT_SECRET", SECRET);
+    builder.start().await
+}
+
+/// Opens an event stream, publishes one event that is not for the client and one that is, and
+/// returns the name of the client.
+async fn reads(
+    fixture: &Fixture,
+    sidestream: &Sidestream,
+    path: &str,
+    token: &str,
+    subject: &str,
+) -> String {
+    let mut client = SseClient::get(sidestream.url(path))
+        .header("Authorization", &bearer(token))
+        .connect()
+        .await;
+    assert_eq!(client.status(), 200, "{:?}", client.headers());
+    client
+        .until_seen("its position", |parser| parser.positions() > 0)
+        .await;
+    for (subject, data) in [("orders.another.paid", "another"), (subject, "own")] {
+        let published = fixture.jetstream.publish(subject.to_owned(), data.into());
+        published.await.unwrap().await.unwrap();
+    }
+    assert_eq!(client.next().await.data, "own");
+    let connections = sidestream.admin_json("/connections").await;
+    let name = connections["connections"][0]["client"].as_str();
+    name.unwrap().to_owned()
+}
+
+/// Returns status and code of a rejected request.
+async fn rejected(sidestream: &Sidestream, path: &str, token: &str) -> (u16, String) {
+    let bearer = bearer(token);
+    let headers = [("Authorization", bearer.as_str())];
+    let answer = http1::request("GET", &sidestream.url(path), &headers).await;
+    let answer = answer.unwrap();
+    let code = answer.json()["error"]["code"].as_str().unwrap().to_owned();
+    (answer.status, code)
+}
+
+#[tokio::test]
+async fn configuration_for_a_shared_secret_reads_the_orders_of_the_subject() {
+    let fixture = Fixture::start().await;
+    let issuer = "https://shop.example.com";
+    let sidestream = start(&fixture, "app", issuer, issuer).await;
+    let token = Token::of("42").claim("iss", issuer).signed();
+    let name = reads(
+        &fixture,
+        &sidestream,
+        "/events/orders",
+        &token,
+        "orders.42.paid",
+    )
+    .await;
+    assert_eq!(name, "app:42");
+}
+
+#[tokio::test]
+async fn configuration_for_keycloak_reads_the_orders_of_the_subject() {
+    let issuer = OidcIssuer::start_at("/realms/shop").await;
+    let fixture = Fixture::start().await;
+    let documented = "https://id.example.com/realms/shop";
+    let sidestream = start(&fixture, "keycloak", documented, &issuer.url()).await;
+    // An access token of a user, with an audience mapper.
+    let subject = "0b1a4d2e-8f1c-4a5e-9d3b-7c6f5e4d3c2b";
+    let claims = json!({
+        "jti": "onrtro:5f3e", "aud": ["sidestream", "account"], "sub": subject,
+        "typ": "Bearer", "azp": "shop-web", "sid": "9b2c", "acr": "1",
+        "allowed-origins": ["https://shop.example.com"],
+        "realm_access": { "roles": ["offline_access", "default-roles-shop"] },
+        "resource_access": { "account": { "roles": ["view-profile"] } },
+        "scope": "openid email profile", "email_verified": true, "name": "Alice A",
+        "preferred_username": "alice", "email": "alice@example.com",
+    });
+    let token = issuer.token(300, &claims).await;
+    let own = format!("orders.{subject}.paid");
+    let name = reads(&fixture, &sidestream, "/events/orders", &token, &own).await;
+    assert_eq!(name, "alice");
+
+    // Without the audience mapper.
+    let mut other = claims;
+    other["aud"] = "account".into();
+    let token = issuer.token(300, &other).await;
+    let rejection = rejected(&sidestream, "/events/orders", &token).await;
+    assert_eq!(rejection, (401, "invalid_token".into()));
+}
+
+#[tokio::test]
+async fn configuration_for_auth0_reads_the_filters_of_a_claim() {
+    let issuer = OidcIssuer::start_at("/").await;
+    let fixture = Fixture::start().await;
+    let sidestream = start(
+        &fixture,
+        "auth0",
+        "https://shop.eu.auth0.com/",
+        &issuer.url(),
+    )
+    .await;
+    let claims = json!({
+        "https://events.example.com/subscribe": ["orders.42.>"],
+        "sub": "auth0|507f1f77bcf86cd799439011",
+        "aud": ["https://events.example.com", "https://shop.eu.auth0.com/userinfo"],
+        "azp": "my_client_id", "scope": "openid profile", "gty": "password",
+        "permissions": ["read:events"],
+    });
+    let token = issuer.token(300, &claims).await;
+    let path = "/events?subject=orders.42.%3E";
+    let name = reads(&fixture, &sidestream, path, &token, "orders.42.paid").await;
+    assert_eq!(name, "auth0:auth0|507f1f77bcf86cd799439011");
+    let rejection = rejected(&sidestream, "/events?subject=orders.7.%3E", &token).await;
+    assert_eq!(rejection, (403, "subject_not_allowed".into()));
+    // A user without the claim.
+    let mut other = claims;
+    let members = other.as_object_mut().unwrap();
+    members.remove("https://events.example.com/subscribe");
+    let token = issuer.token(300, &other).await;
+    let rejection = rejected(&sidestream, path, &token).await;
+    assert_eq!(rejection, (403, "claim_missing".into()));
+}
+
+#[tokio::test]
+async fn configuration_for_dex_reads_the_orders_of_the_subject() {
+    let issuer = OidcIssuer::start_at("/dex").await;
+    let fixture = Fixture::start().await;
+    let sidestream = start(
+        &fixture,
+        "dex",
+        "https://dex.example.com/dex",
+        &issuer.url(),
+    )
+    .await;
+    // The subject is a base64url text of the user id and the connector.
+    let subject = "CiQwOGE4Njg0Yi1kYjg4LTRiNzMtOTBhOS0zY2QxNjYxZjU0NjYSBWxvY2Fs";
+    let claims = json!({
+        "sub": subject, "aud": "shop-web", "at_hash": "q1_7c2Q9", "c_hash": "h0Q",
+        "email": "alice@example.com", "email_verified": true, "groups": ["team:web"],
+        "name": "alice", "nonce": "n-0S6",
+        "federated_claims": { "connector_id": "local", "user_id": "08a8684b" },
+    });
+    let token = issuer.token(300, &claims).await;
+    let own = format!("orders.{subject}.paid");
+    let name = reads(&fixture, &sidestream, "/events/orders", &token, &own).await;
+    assert_eq!(name, "alice@example.com");
+}
