@@ -227,7 +227,7 @@ async fn claim_wider_than_the_filters_of_the_route_does_not_widen_them() {
     fixture.publish("orders.7.public", "public").await;
     assert_eq!(client.next().await.data, "public");
 
-    // Filters of a claim that are none, and that are nearly the subject.
+    // Invalid filters, and filters that are nearly the subject.
     for (claim, subject) in [
         (json!("orders"), "orders.7.paid"),
         (json!("orders."), "orders.7.paid"),

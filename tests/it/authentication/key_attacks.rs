@@ -29,7 +29,7 @@ const FAULTS: [(Mode, &str); 17] = [
     (Mode::KeysAt(""), "invalid `jwks_uri`"),
     (Mode::Keys("<html>"), "not a JSON Web Key Set"),
     (Mode::Keys("{\"keys\":[]}"), "no public key for signatures"),
-    // A secret that the issuer publishes is none.
+    // A published secret is not a secret: it verifies nothing.
     (
         Mode::Keys(
             "{\"keys\":[{\"kty\":\"oct\",\"alg\":\"HS256\",\"kid\":\"key-1\",\"k\":\"c2VjcmV0\"}]}",

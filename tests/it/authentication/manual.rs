@@ -109,6 +109,13 @@ async fn configuration_for_keycloak_reads_the_orders_of_the_subject() {
     let name = reads(&fixture, &sidestream, "/events/orders", &token, &own).await;
     assert_eq!(name, "alice");
 
+    // A federated user.
+    let mut federated = claims.clone();
+    federated["sub"] = "f:5d0c2a8e:jane.doe".into();
+    let token = issuer.token(300, &federated).await;
+    let rejection = rejected(&sidestream, "/events/orders", &token).await;
+    assert_eq!(rejection, (400, "bad_variable".into()));
+
     // Without the audience mapper.
     let mut other = claims;
     other["aud"] = "account".into();
@@ -141,6 +148,13 @@ async fn configuration_for_auth0_reads_the_filters_of_a_claim() {
     assert_eq!(name, "auth0:auth0|507f1f77bcf86cd799439011");
     let rejection = rejected(&sidestream, "/events?subject=orders.7.%3E", &token).await;
     assert_eq!(rejection, (403, "subject_not_allowed".into()));
+    // A subject that cannot be part of a NATS subject, and a filter that is a text.
+    let mut enterprise = claims.clone();
+    enterprise["sub"] = "samlp|acme|jane.doe@acme.example".into();
+    enterprise["https://events.example.com/subscribe"] = "orders.43.>".into();
+    let token = issuer.token(300, &enterprise).await;
+    let path_43 = "/events?subject=orders.43.%3E";
+    reads(&fixture, &sidestream, path_43, &token, "orders.43.paid").await;
     // A user without the claim.
     let mut other = claims;
     let members = other.as_object_mut().unwrap();

@@ -88,6 +88,7 @@ async fn malformed_tokens_are_rejected() {
 
     // Claims that are not an object of JSON in UTF-8.
     let json = target.claims().to_string();
+    let open = &json.as_bytes()[..json.len() - 1];
     let with = |extra: &str| format!("{}{extra}}}", json.trim_end_matches('}'));
     let utf16: Vec<u8> = json.encode_utf16().flat_map(u16::to_le_bytes).collect();
     let nested = |open: &str, close: &str| {
@@ -107,14 +108,8 @@ async fn malformed_tokens_are_rejected() {
         ("NUL after it", format!("{json}\0").into()),
         ("byte order mark", format!("\u{feff}{json}").into()),
         ("UTF-16", utf16),
-        (
-            "invalid UTF-8",
-            [json[..json.len() - 1].as_bytes(), b",\"x\":\"\xff\"}"].concat(),
-        ),
-        (
-            "overlong UTF-8",
-            [json[..json.len() - 1].as_bytes(), b",\"x\":\"\xc0\xae\"}"].concat(),
-        ),
+        ("invalid UTF-8", [open, b",\"x\":\"\xff\"}"].concat()),
+        ("overlong UTF-8", [open, b",\"x\":\"\xc0\xae\"}"].concat()),
         ("lone surrogate", with(",\"x\":\"\\ud800\"").into()),
         ("comment", format!("{json}//").into()),
         ("duplicated sub", with(",\"sub\":\"eve\"").into()),
