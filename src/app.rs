@@ -109,8 +109,10 @@ impl App {
                 let shown = shown.clone();
                 move || shown.lock().unwrap_or_else(PoisonError::into_inner).clone()
             }),
+            token: admin::Token::default(),
             commands: commanded,
         };
+        let admin_token = parts.token.clone();
         let budget =
             Budget::with_envelope(config.window_bytes_max, config.feeds_max, http::ENVELOPE);
         let (loop_lag, load_level) = (LoopLagProbes::default(), SharedLevel::default());
@@ -153,6 +155,8 @@ impl App {
             sources,
             budget,
             metrics,
+            // A token of a file is followed by the admin itself.
+            admin_token: config.admin.token_file.is_none().then_some(admin_token),
         };
         live.apply(config);
         live.sample();
@@ -255,6 +259,7 @@ impl Live {
             config.http.connections_max.unwrap_or_else(auto),
             config.file_descriptors,
         );
+        self.apply_admin_token(&config.admin);
         // Providers before the routes that name them.
         self.providers.apply(&config.authentication);
         let find = |source: &http::config::SourceConfig| self.sources.find(source);
@@ -265,6 +270,18 @@ impl Live {
             &find_provider,
             &self.metrics,
         ));
+    }
+
+    /// Applies the token of the admin port. A change from or to a file needs a restart; the token in
+    /// force stays until then.
+    fn apply_admin_token(&self, config: &admin::Config) {
+        let token = self.admin_token.as_ref();
+        let Some(token) = token.filter(|_| config.token_file.is_none()) else {
+            return;
+        };
+        if let Err(error) = token.set(config.token.as_ref()) {
+            tracing::error!(%error, "admin token not changed");
+        }
     }
 
     /// Registers gauges that are computed at each scrape.

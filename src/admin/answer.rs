@@ -1,24 +1,28 @@
 //! Responses of the admin port: one match over the paths.
 //!
 //! A request is checked first (one valid `Host`, lines that end in CRLF, a known name), then
-//! routed. Every page but `/connections` is computed at once. Health checks need no permit; the
-//! other requests count as busy in the slot of their connection, and lists need a permit of their
-//! own.
+//! routed. Protected pages need a token or a client certificate. Every page but `/connections` is
+//! computed at once. Health checks need no permit; the other requests count as busy in the slot of
+//! their connection, and lists need a permit of their own.
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full};
 use hyper::header::{
-    ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS,
+    ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
+    X_CONTENT_TYPE_OPTIONS,
 };
 use hyper::{Method, Request, Response, StatusCode};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
+use super::access::{Access, Denied};
 use super::connections::{self, ListError};
 use super::health;
 use super::list::List;
@@ -36,11 +40,30 @@ const BUSY_RETRY_SECONDS: u64 = 1;
 /// 2: one for a person and one for a program. A list has up to 10,000 event streams.
 pub(super) const LISTS_MAX: usize = 2;
 
-/// Labels of a rejected list: the port and the code.
-pub(super) const TOO_MANY_LISTS: [&str; 2] = ["admin", "too_many_lists"];
+/// Codes of rejections that are counted.
+pub(super) const COUNTED: [&str; 7] = [
+    TOO_MANY_LISTS,
+    HOST_NOT_ALLOWED,
+    UNAUTHENTICATED,
+    INVALID_TOKEN,
+    TOO_MANY_FAILURES,
+    CERTIFICATE_REQUIRED,
+    TLS_HANDSHAKE,
+];
 
-/// Labels of a request with an unknown host.
-pub(super) const HOST_NOT_ALLOWED: [&str; 2] = ["admin", "host_not_allowed"];
+const TOO_MANY_LISTS: &str = "too_many_lists";
+const HOST_NOT_ALLOWED: &str = "host_not_allowed";
+const UNAUTHENTICATED: &str = "unauthenticated";
+const INVALID_TOKEN: &str = "invalid_token";
+const TOO_MANY_FAILURES: &str = "too_many_authentication_failures";
+const CERTIFICATE_REQUIRED: &str = "certificate_required";
+const TLS_HANDSHAKE: &str = "tls_handshake";
+
+/// Challenges of RFC 6750, section 3.
+const NO_TOKEN: HeaderValue = HeaderValue::from_static(r#"Bearer realm="sidestream-admin""#);
+const WRONG_TOKEN: HeaderValue = HeaderValue::from_static(
+    r#"Bearer realm="sidestream-admin", error="invalid_token", error_description="the token is wrong""#,
+);
 
 type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
 
@@ -52,6 +75,11 @@ pub(super) struct RequestContext {
     pub(super) parts: Arc<Parts>,
     /// Allowed names in `Host`, besides addresses and `localhost`.
     pub(super) hosts: Arc<[String]>,
+    pub(super) access: Arc<Access>,
+    /// Address of the client.
+    pub(super) peer: IpAddr,
+    /// The client has presented a certificate of `client_ca`.
+    pub(super) has_certificate: bool,
     /// Set if a line of the request head ends without a carriage return.
     pub(super) has_bare_line_feed: Arc<AtomicBool>,
     /// Permits for lists of connections.
@@ -101,6 +129,16 @@ pub(super) async fn respond<B>(context: &RequestContext, request: &Request<B>) -
             .insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
         return rejected;
     }
+    if is_protected(path)
+        && let Err(denied) = context.access.check(
+            context.peer,
+            context.has_certificate,
+            request.headers(),
+            Instant::now(),
+        )
+    {
+        return denied_answer(context, path, denied);
+    }
     if !is_probe(path) {
         let Some(busy) = context.slot.begin() else {
             return unavailable(
@@ -119,6 +157,70 @@ pub(super) async fn respond<B>(context: &RequestContext, request: &Request<B>) -
 
 fn is_probe(path: &str) -> bool {
     matches!(path, "/health" | "/health/live" | "/health/ready")
+}
+
+/// Pages with data of clients and of the configuration.
+fn is_protected(path: &str) -> bool {
+    matches!(path, "/connections" | "/config")
+}
+
+fn denied_answer(context: &RequestContext, path: &str, denied: Denied) -> Answer {
+    let (status, code, message, hint) = match denied {
+        Denied::NoToken => (
+            StatusCode::UNAUTHORIZED,
+            UNAUTHENTICATED,
+            "this page needs a token",
+            "send `Authorization: Bearer` with the value of `admin.token`",
+        ),
+        Denied::WrongToken => (
+            StatusCode::UNAUTHORIZED,
+            INVALID_TOKEN,
+            "the token is wrong",
+            "send one `Authorization` header with the value of `admin.token`",
+        ),
+        Denied::TooManyFailures(_) => (
+            StatusCode::TOO_MANY_REQUESTS,
+            TOO_MANY_FAILURES,
+            "too many wrong tokens",
+            "try again later, with the value of `admin.token`",
+        ),
+        Denied::NoCertificate => (
+            StatusCode::FORBIDDEN,
+            CERTIFICATE_REQUIRED,
+            "this page needs a client certificate",
+            "present a certificate of `admin.tls.client_ca`, or set `admin.token`",
+        ),
+    };
+    context.count(code);
+    tracing::debug!(client.addr = %context.peer, path, code, "admin request rejected");
+    let mut answer = error(status, code, message, hint);
+    let headers = answer.headers_mut();
+    match denied {
+        Denied::NoToken => drop(headers.insert(WWW_AUTHENTICATE, NO_TOKEN)),
+        Denied::WrongToken => drop(headers.insert(WWW_AUTHENTICATE, WRONG_TOKEN)),
+        Denied::TooManyFailures(wait) => {
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds(wait)));
+        }
+        Denied::NoCertificate => {}
+    }
+    answer
+}
+
+/// Returns whole seconds, rounded up.
+fn seconds(wait: Duration) -> u64 {
+    wait.as_secs() + u64::from(wait.subsec_nanos() > 0)
+}
+
+impl RequestContext {
+    /// Counts a failed TLS handshake.
+    pub(super) fn count_handshake(&self) {
+        self.count(TLS_HANDSHAKE);
+    }
+
+    fn count(&self, code: &str) {
+        let counted = &self.parts.metrics.admin_refusals_total;
+        counted.with_label_values(&["admin", code]).inc();
+    }
 }
 
 /// Rejects malformed requests, and requests for another host, which a page in a browser may have
@@ -142,16 +244,11 @@ fn reject<B>(context: &RequestContext, request: &Request<B>) -> Option<Answer> {
         Ok(Some(host))
             if !is_probe(request.uri().path()) && !request_head::is_known(host, &context.hosts) =>
         {
-            context
-                .parts
-                .metrics
-                .admin_refusals_total
-                .with_label_values(&HOST_NOT_ALLOWED)
-                .inc();
+            context.count(HOST_NOT_ALLOWED);
             let hint = "use an IP address or localhost, or add the name to `admin.hosts`";
             Some(error(
                 StatusCode::MISDIRECTED_REQUEST,
-                HOST_NOT_ALLOWED[1],
+                HOST_NOT_ALLOWED,
                 "host name not allowed on this port",
                 hint,
             ))
@@ -173,14 +270,9 @@ async fn connections(context: &RequestContext, query: Option<&str>) -> Answer {
         }
     };
     let Ok(permit) = context.lists.clone().try_acquire_owned() else {
-        context
-            .parts
-            .metrics
-            .admin_refusals_total
-            .with_label_values(&TOO_MANY_LISTS)
-            .inc();
+        context.count(TOO_MANY_LISTS);
         return unavailable(
-            TOO_MANY_LISTS[1],
+            TOO_MANY_LISTS,
             "two other lists of connections are being read",
         );
     };

@@ -9,9 +9,13 @@
 //! control socket -> socket -> control -> Command -> app
 //! ```
 //!
+//! `/connections` and `/config` can require a token or a client certificate ([`access`]); probes and
+//! metrics are open.
+//!
 //! Every connection has a slot (`net::slots`): idle connections are evicted by new ones, one peer
 //! address gets a share, and health checks need no further permit.
 
+mod access;
 mod answer;
 pub mod config;
 mod connections;
@@ -23,6 +27,7 @@ mod sample;
 mod server;
 mod socket;
 
+pub use access::Token;
 pub use config::Config;
 pub use parts::{Command, Outcome, Parts};
 pub use server::{Admin, start};

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::access::Token;
 use crate::lifecycle::health::Health;
 use crate::lifecycle::phase::Progress;
 use crate::presence::StreamTable;
@@ -22,6 +23,8 @@ pub struct Parts {
     pub drain: watch::Receiver<Progress>,
     /// Body of `/config`: the effective configuration with masked secrets, and the last reload.
     pub config: Box<dyn Fn() -> serde_json::Value + Send + Sync>,
+    /// Token of the protected pages.
+    pub token: Token,
     /// Receives the commands of the control socket.
     pub commands: mpsc::Sender<Command>,
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
 
-use super::answer::{HOST_NOT_ALLOWED, TOO_MANY_LISTS};
+use super::answer::COUNTED;
 use crate::lifecycle::phase::{Phase, Progress};
 use crate::presence::{RouteLag, StreamTable};
 use crate::telemetry::Metrics;
@@ -14,10 +14,10 @@ use crate::telemetry::metrics::set_state;
 /// Registers the samplers.
 pub(super) fn install(metrics: &Metrics, streams: StreamTable, drain: watch::Receiver<Progress>) {
     // Initialised to zero: the increase from an absent series to 1 would not fire an alert.
-    for labels in [TOO_MANY_LISTS, HOST_NOT_ALLOWED] {
+    for code in COUNTED {
         metrics
             .admin_refusals_total
-            .with_label_values(&labels)
+            .with_label_values(&["admin", code])
             .reset();
     }
     let routes = Mutex::<BTreeMap<Arc<str>, RouteLag>>::default();

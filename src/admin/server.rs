@@ -7,8 +7,8 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::net::SocketAddr;
-use std::path::Path;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -16,20 +16,24 @@ use std::time::Duration;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
 use tokio::sync::{Semaphore, oneshot};
 
+use super::access::{self, Access};
 use super::answer::RequestContext;
 use super::config::Config;
 use super::control;
 use super::parts::Parts;
 use super::socket::Socket;
 use super::{answer, sample};
+use crate::auth::Secret;
 use crate::lifecycle::health::{Check, Health, Status};
 use crate::net::listener::{self, Listener, Sharing};
 use crate::net::request_head::Scanned;
 use crate::net::slots::{self, Bounds, Slots};
+use crate::net::tls::{self, Acceptor, Purpose, Tls};
 
 /// 64 silent and 64 connected: probes, scrapers and people need a dozen, and 128 descriptors are
 /// half of the smallest usual limit (256). 16 busy: lists and metrics stay in memory until the
@@ -41,7 +45,7 @@ const BOUNDS: Bounds = Bounds {
     first_byte_max: Duration::from_secs(2),
 };
 
-/// 3 s: the request head of a probe is one packet.
+/// 3 s: the request head of a probe is one packet, and a TLS handshake takes two round trips.
 const HEAD_DEADLINE: Duration = Duration::from_secs(3);
 
 /// 15 s for the whole connection, which has one request: enough for the longest list.
@@ -72,8 +76,8 @@ pub struct Admin {
 /// Binds both addresses and serves them on a thread of its own. `beside` runs on the same thread.
 ///
 /// # Errors
-/// If the admin address or the configured control socket cannot be bound; the message names the key
-/// of the configuration. If `admin.control` is `auto` and no directory is writable, the admin runs
+/// If the admin address or the configured control socket cannot be bound, or a file of `admin.tls` or
+/// `admin.token_file` cannot be used; the message names the key of the configuration. If `admin.control` is `auto` and no directory is writable, the admin runs
 /// without a control socket and a check is degraded.
 pub fn start(
     config: &Config,
@@ -84,6 +88,12 @@ pub fn start(
         .and_then(|bound| Ok((bound.local_addr()?, bound)))
         .map_err(|error| named(&format!("admin.address {}", config.address), &error))?;
     let (address, bound) = bound;
+    let tls = config.tls.clone();
+    let tls = tls
+        .map(|files| Tls::load(files, Purpose::Admin))
+        .transpose();
+    let tls = tls.map_err(|error| io::Error::other(format!("admin.tls: {error}")))?;
+    let access = open_access(config, &parts)?;
     let (socket, check) = open_control(config, address.port(), &parts.health)?;
     let control: Option<Box<Path>> = socket.as_ref().map(|socket| socket.path().into());
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -91,26 +101,35 @@ pub fn start(
         .event_interval(EVENT_INTERVAL)
         .build()?;
     let (stop, stopped) = oneshot::channel();
-    let hosts = config.hosts.clone().into();
+    let is_tls = tls.is_some();
+    if let Some(tls) = &tls {
+        let check = parts.health.check(format!("tls:{address}"), "not read yet");
+        let report = move |reload: Result<(), tls::ReloadError>| check.set(status_of(&reload));
+        runtime.spawn(tls.clone().follow(report));
+    }
+    if let Some((file, first)) = access.file {
+        let check = parts.health.check("admin_token", "not read yet");
+        let report = move |read: Result<(), &io::Error>| check.set(status_of(&read));
+        let token = parts.token.clone();
+        runtime.spawn(access::follow(token, file, first, report));
+    }
+    let listening = Listening {
+        bound,
+        tls,
+        hosts: config.hosts.clone().into(),
+        access: Arc::new(access.rules),
+    };
     let thread = std::thread::Builder::new()
         .name("admin".into())
         .spawn(move || {
             let beside = runtime.spawn(beside);
-            serve(
-                &runtime,
-                Sockets {
-                    bound,
-                    socket,
-                    hosts,
-                },
-                parts,
-                stopped,
-                check,
-            );
+            serve(&runtime, listening, socket, parts, stopped, check);
             beside.abort();
+            // Does not wait for a blocking read of a certificate or a token.
+            runtime.shutdown_background();
         })?;
     let shown = control.as_ref().map(|path| path.display().to_string());
-    tracing::info!(%address, control = shown, "admin listening");
+    tracing::info!(%address, tls = is_tls, control = shown, "admin listening");
     Ok(Admin {
         address,
         control,
@@ -162,26 +181,59 @@ fn open_control(
     }
 }
 
+/// Rules of the protected pages, and the file of the token with its first content.
+struct OpenAccess {
+    rules: Access,
+    file: Option<(PathBuf, Secret)>,
+}
+
+/// Sets the token before the first request is answered.
+fn open_access(config: &Config, parts: &Parts) -> io::Result<OpenAccess> {
+    let mut file = None;
+    let mut token = config.token.clone();
+    if let Some(path) = &config.token_file {
+        let first = access::read(path)
+            .map_err(|error| named(&format!("admin.token_file {}", path.display()), &error))?;
+        token = Some(first.clone());
+        file = Some((path.clone(), first));
+    }
+    parts.token.set(token.as_ref())?;
+    let accepts_certificates = config
+        .tls
+        .as_ref()
+        .is_some_and(|tls| tls.client_ca.is_some());
+    Ok(OpenAccess {
+        rules: Access::new(parts.token.clone(), accepts_certificates),
+        file,
+    })
+}
+
+/// Status of a file that is read again: a failed read leaves the pod ready.
+fn status_of<E: std::fmt::Display>(read: &Result<(), E>) -> Status {
+    match read {
+        Ok(()) => Status::Ok,
+        Err(error) => Status::Degraded(error.to_string()),
+    }
+}
+
 fn named(what: &str, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{what}: {error}"))
 }
 
-/// Bound sockets of the admin.
-struct Sockets {
+/// Admin port before it accepts connections.
+struct Listening {
     bound: std::net::TcpListener,
-    socket: Option<Socket>,
+    tls: Option<Tls>,
     /// Allowed names in `Host`.
     hosts: Arc<[String]>,
+    access: Arc<Access>,
 }
 
 /// Runs the thread of the admin.
 fn serve(
     runtime: &Runtime,
-    Sockets {
-        bound,
-        socket,
-        hosts,
-    }: Sockets,
+    listening: Listening,
+    socket: Option<Socket>,
     parts: Parts,
     stopped: oneshot::Receiver<Infallible>,
     _check: Option<Check>,
@@ -193,7 +245,7 @@ fn serve(
     runtime.block_on(async {
         tokio::select! {
             _ = stopped => {}
-            () = accept(bound, &parts, &hosts, &slots) => {}
+            () = accept(listening, &parts, &slots) => {}
             () = control::serve(socket.as_ref(), &parts, &controls) => {}
         }
         // The end of the runtime cuts later responses.
@@ -206,29 +258,42 @@ fn serve(
     drop(socket);
 }
 
-async fn accept(
-    bound: std::net::TcpListener,
-    parts: &Arc<Parts>,
-    hosts: &Arc<[String]>,
-    slots: &Slots,
-) {
+async fn accept(listening: Listening, parts: &Arc<Parts>, slots: &Slots) {
+    let Listening {
+        bound,
+        tls,
+        hosts,
+        access,
+    } = listening;
     let listener = match Listener::new(bound) {
         Ok(listener) => listener,
         Err(error) => return tracing::error!(%error, "cannot listen on the admin port"),
     };
     let lists = Arc::new(Semaphore::new(answer::LISTS_MAX));
-    let (parts, hosts) = (parts.clone(), hosts.clone());
-    let serve = move |connection, slot| {
+    let parts = parts.clone();
+    let serve = move |connection: TcpStream, slot| {
+        // An address is missing only if the client has already disconnected.
+        let peer = connection.peer_addr().map(|peer| peer.ip().to_canonical());
         let context = RequestContext {
             parts: parts.clone(),
             hosts: hosts.clone(),
+            access: access.clone(),
+            peer: peer.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+            has_certificate: false,
             has_bare_line_feed: Arc::default(),
             lists: lists.clone(),
             slot,
             busy: OnceLock::new(),
         };
+        let acceptor = tls.as_ref().map(Tls::acceptor);
         async move {
-            if tokio::time::timeout(CONNECTION_DEADLINE, serve_connection(connection, &context))
+            let served = async {
+                match acceptor {
+                    Some(acceptor) => serve_tls(connection, &acceptor, context).await,
+                    None => serve_connection(connection, &context).await,
+                }
+            };
+            if tokio::time::timeout(CONNECTION_DEADLINE, served)
                 .await
                 .is_err()
             {
@@ -239,8 +304,32 @@ async fn accept(
     match slots::serve(listener, slots, serve).await {}
 }
 
+/// Performs the TLS handshake, then serves the connection.
+async fn serve_tls(connection: TcpStream, acceptor: &Acceptor, mut context: RequestContext) {
+    let handshake = tokio::time::timeout(HEAD_DEADLINE, acceptor.accept(connection));
+    let handshake = tokio::select! {
+        () = context.slot.evicted() => return,
+        handshake = handshake => handshake.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())),
+    };
+    match handshake {
+        Ok(mut connection) => {
+            tls::bound_buffers(&mut connection);
+            // rustls has verified them.
+            context.has_certificate = connection.get_ref().1.peer_certificates().is_some();
+            serve_connection(connection, &context).await;
+        }
+        Err(error) => {
+            context.count_handshake();
+            tracing::debug!(client.addr = %context.peer, %error, "TLS handshake on the admin port failed");
+        }
+    }
+}
+
 /// Serves one connection with one request.
-async fn serve_connection(connection: TcpStream, context: &RequestContext) {
+async fn serve_connection<S>(connection: S, context: &RequestContext)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let connection = Scanned::new(connection, context.has_bare_line_feed.clone());
     let service = service_fn(|request| async move {
         Ok::<_, Infallible>(answer::respond(context, &request).await)

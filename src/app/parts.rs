@@ -48,4 +48,6 @@ pub(super) struct Live {
     pub(super) sources: Arc<Sources>,
     pub(super) budget: Arc<Budget>,
     pub(super) metrics: Arc<Metrics>,
+    /// Token of the admin port; `None` if it is in a file.
+    pub(super) admin_token: Option<admin::Token>,
 }

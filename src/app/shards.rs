@@ -21,7 +21,7 @@ use crate::lifecycle::shutdown::{self, Token, Trigger};
 use crate::limit::LoopLagProbes;
 use crate::net::ListenConfig;
 use crate::net::listener::{self, Listener, Sharing};
-use crate::net::tls::{ReloadError, Tls};
+use crate::net::tls::{Purpose, ReloadError, Tls};
 
 /// Running shards and the triggers that stop them.
 pub(super) struct Shards {
@@ -77,7 +77,10 @@ impl Shards {
         let mut ports = Vec::new();
         let mut shards: Vec<Bound> = (0..count).map(|_| Vec::new()).collect();
         for config in listen {
-            let tls = config.tls.clone().map(Tls::load).transpose();
+            let tls = config.tls.clone();
+            let tls = tls
+                .map(|files| Tls::load(files, Purpose::Clients))
+                .transpose();
             let tls = tls.map_err(|error| StartError::Configuration(error.to_string()))?;
             let address = bind(config.address, sharing, &tls, &mut shards)?;
             ports.push(address.port());

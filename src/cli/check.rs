@@ -43,6 +43,18 @@ fn summarise(loaded: &Loaded, file: &Path, out: &mut impl Write) -> fmt::Result 
         let tls = if listener.tls.is_some() { " (TLS)" } else { "" };
         writeln!(out, "  listens on {}{tls}", listener.address)?;
     }
+    let admin = &config.admin;
+    let tls = if admin.tls.is_some() { " (TLS)" } else { "" };
+    let access = if admin.is_protected() {
+        "protected"
+    } else {
+        "open; `admin.token` protects them"
+    };
+    writeln!(
+        out,
+        "  admin port on {}{tls}: /connections and /config are {access}",
+        admin.address
+    )?;
     for route in &config.http.routes {
         writeln!(
             out,

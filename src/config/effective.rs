@@ -45,6 +45,9 @@ pub fn effective(config: &Config) -> Value {
             "address": admin.address,
             "hosts": admin.hosts,
             "control": admin.control.as_ref().map_or(json!("auto"), |path| json!(path)),
+            "token": admin.token.is_some().then_some(MASKED),
+            "token_file": admin.token_file,
+            "tls": admin.tls.as_ref().map(server_tls),
         },
         "nats": nats_value(nats),
         "authentication": {
@@ -93,12 +96,16 @@ fn rate(Rate { rate, burst }: Rate) -> Value {
 }
 
 fn listener(listener: &ListenConfig) -> Value {
-    let tls = |TlsConfig {
-                   certificate,
-                   key,
-                   client_ca,
-               }: &TlsConfig| json!({ "certificate": certificate, "key": key, "client_ca": client_ca });
-    json!({ "address": listener.address, "tls": listener.tls.as_ref().map(tls) })
+    json!({ "address": listener.address, "tls": listener.tls.as_ref().map(server_tls) })
+}
+
+fn server_tls(tls: &TlsConfig) -> Value {
+    let TlsConfig {
+        certificate,
+        key,
+        client_ca,
+    } = tls;
+    json!({ "certificate": certificate, "key": key, "client_ca": client_ca })
 }
 
 fn nats_value(nats: &crate::nats::Config) -> Value {

@@ -17,6 +17,7 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 use super::load::{Loaded, hash, parse_bytes, read_file, unreadable};
 use super::model::Config;
 use super::problem::Problems;
+use crate::admin;
 
 /// 2 s: short for an operator; the kubelet takes up to a minute to update the file.
 const POLL_EVERY: Duration = Duration::from_secs(2);
@@ -200,6 +201,9 @@ pub fn needs_restart(started: &Config, now: &Config) -> Vec<&'static str> {
         ("admin.address", admin.address != now.admin.address),
         ("admin.hosts", admin.hosts != now.admin.hosts),
         ("admin.control", admin.control != now.admin.control),
+        ("admin.token", needs_restart_for_token(admin, &now.admin)),
+        ("admin.token_file", admin.token_file != now.admin.token_file),
+        ("admin.tls", admin.tls != now.admin.tls),
         ("nats.servers", nats.servers != now.nats.servers),
         ("nats.credentials", nats.credentials != now.nats.credentials),
         ("nats.tls", nats.tls != now.nats.tls),
@@ -211,6 +215,13 @@ pub fn needs_restart(started: &Config, now: &Config) -> Vec<&'static str> {
         .filter(|(_, differs)| *differs)
         .map(|(key, _)| key)
         .collect()
+}
+
+/// Returns whether a changed `admin.token` is not applied live: the token of the start or the new
+/// one is in a file.
+fn needs_restart_for_token(started: &admin::Config, now: &admin::Config) -> bool {
+    let has_file = started.token_file.is_some() || now.token_file.is_some();
+    has_file && started.token != now.token
 }
 
 #[cfg(test)]

@@ -10,7 +10,8 @@
 //! total is full, only addresses with a recent failure are rejected: an attacker with many
 //! addresses does not lock out clients with valid credentials.
 //!
-//! The table of addresses is bounded (`leaky_bucket`).
+//! The table of addresses is bounded (`leaky_bucket`). Routes and the admin port have limiters of
+//! their own.
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Mutex;
@@ -23,9 +24,19 @@ use super::token_bucket::Bucket;
 /// Table of addresses with failed authentications.
 #[derive(Debug)]
 pub struct FailureLimiter {
+    limits: FailureLimits,
     addresses: LeakyBuckets<IpAddr>,
     total: Mutex<Level>,
     log_bucket: Bucket,
+}
+
+/// Limits of one port.
+#[derive(Clone, Copy, Debug)]
+pub struct FailureLimits {
+    /// Limit of one address.
+    pub per_address: LeakLimit,
+    /// Limit of all addresses together.
+    pub total: LeakLimit,
 }
 
 /// 100 per second and 500 at once for one address. Behind a proxy that is not trusted all clients
@@ -46,15 +57,25 @@ const LOG_RATE: Rate = Rate::new(1, 1);
 
 impl Default for FailureLimiter {
     fn default() -> Self {
-        Self {
-            addresses: LeakyBuckets::new(PER_ADDRESS),
-            total: Mutex::new(Level::empty(Instant::now())),
-            log_bucket: Bucket::new(LOG_RATE),
-        }
+        Self::new(FailureLimits {
+            per_address: PER_ADDRESS,
+            total: TOTAL,
+        })
     }
 }
 
 impl FailureLimiter {
+    /// Returns a limiter without failures.
+    #[must_use]
+    pub fn new(limits: FailureLimits) -> Self {
+        Self {
+            limits,
+            addresses: LeakyBuckets::new(limits.per_address),
+            total: Mutex::new(Level::empty(Instant::now())),
+            log_bucket: Bucket::new(LOG_RATE),
+        }
+    }
+
     /// Checks that an address may try to authenticate.
     ///
     /// # Errors
@@ -63,8 +84,9 @@ impl FailureLimiter {
         let Some(recent) = self.addresses.level(&network(address), now) else {
             return Ok(());
         };
-        let total = lock(&self.total).drained(TOTAL, now);
-        let wait = recent.wait(PER_ADDRESS).max(total.wait(TOTAL));
+        let FailureLimits { per_address, total } = self.limits;
+        let all = lock(&self.total).drained(total, now);
+        let wait = recent.wait(per_address).max(all.wait(total));
         if wait.is_zero() {
             return Ok(());
         }
@@ -76,8 +98,9 @@ impl FailureLimiter {
 
     /// Records a failed authentication. Concurrent failures add at most one beyond the burst each.
     pub fn record(&self, address: IpAddr, now: Instant) {
+        let limit = self.limits.total;
         let mut total = lock(&self.total);
-        *total = total.drained(TOTAL, now).with_unit(TOTAL);
+        *total = total.drained(limit, now).with_unit(limit);
         drop(total);
         self.addresses.add(network(address), now);
     }

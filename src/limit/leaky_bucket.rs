@@ -27,9 +27,11 @@ pub(super) struct Level {
 
 /// Rate and size of a bucket.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct LeakLimit {
-    pub(super) per_second: f64,
-    pub(super) burst: f64,
+pub struct LeakLimit {
+    /// Units that drain per second.
+    pub per_second: f64,
+    /// Units at once.
+    pub burst: f64,
 }
 
 /// 16: more than the threads that serve requests.

@@ -1,5 +1,7 @@
-//! The admin port and the control socket: probes, metrics, connections, configuration, commands.
+//! The admin port and the control socket: probes, metrics, connections, configuration, commands,
+//! access.
 
+mod access;
 mod exhaustion;
 mod hosts;
 mod lists;
@@ -50,6 +52,7 @@ impl Operator {
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
             hosts,
             control,
+            ..admin::Config::default()
         };
         let (health, streams) = (Health::default(), StreamTable::default());
         let (drain, progress) = watch::channel(Progress::default());
@@ -60,6 +63,7 @@ impl Operator {
             streams: streams.clone(),
             drain: progress,
             config: Box::new(|| json!({ "effective": { "nats": { "password": "***" } } })),
+            token: admin::Token::default(),
             commands,
         };
         let admin = admin::start(&config, parts, std::future::pending()).unwrap();
@@ -671,6 +675,7 @@ fn a_second_sidecar_with_the_same_control_socket_or_port_gets_an_error() {
             streams: StreamTable::default(),
             drain: watch::channel(Progress::default()).1,
             config: Box::new(|| Value::Null),
+            token: admin::Token::default(),
             commands: mpsc::channel(1).0,
         };
         admin::start(&config, parts, std::future::pending())
@@ -681,7 +686,7 @@ fn a_second_sidecar_with_the_same_control_socket_or_port_gets_an_error() {
     let error = start(admin::Config {
         address: free,
         control: Some(operator.control.clone()),
-        hosts: Vec::new(),
+        ..admin::Config::default()
     });
     assert!(
         error.starts_with("admin.control: ") && error.contains("another sidecar listens here"),
@@ -689,8 +694,7 @@ fn a_second_sidecar_with_the_same_control_socket_or_port_gets_an_error() {
     );
     let error = start(admin::Config {
         address: operator.address(),
-        control: None,
-        hosts: Vec::new(),
+        ..admin::Config::default()
     });
     assert!(
         error.starts_with(&format!("admin.address {}: ", operator.address())),

@@ -27,6 +27,7 @@ fn the_reference_file_has_no_problems_and_is_the_default() {
 sidecar.yaml: no problems
   listens on 0.0.0.0:8080
   listens on 0.0.0.0:8443 (TLS)
+  admin port on 0.0.0.0:9090 (TLS): /connections and /config are open; `admin.token` protects them
   serves /events/orders/{id} from ORDERS, core NATS
   serves /events from ORDERS
 ";

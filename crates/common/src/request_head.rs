@@ -6,8 +6,8 @@
 //! part of another's (request smuggling). Requests with a bare line feed are rejected, and so are
 //! requests without exactly one valid `Host` (3.2).
 //!
-//! [`LineScan`] sees the bytes as they are read, before the parser. [`host`] and [`is_known`] read
-//! the parsed head.
+//! [`LineScan`] sees the bytes as they are read, before the parser. [`host`], [`is_known`] and
+//! [`bearer`] read the parsed head.
 
 use std::io;
 use std::net::IpAddr;
@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
-use hyper::header::HOST;
+use hyper::header::{AUTHORIZATION, HOST};
 use hyper::{HeaderMap, Version};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -174,6 +174,17 @@ pub fn is_known(host: &str, names: &[String]) -> bool {
         || literal.parse::<IpAddr>().is_ok()
         || !name.contains('.')
         || names.iter().any(|known| name.eq_ignore_ascii_case(known))
+}
+
+/// Returns the token of `Authorization: Bearer`; `None` without one and for other schemes, whose
+/// names are case-insensitive (RFC 9110, 11.1).
+#[must_use]
+pub fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get(AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, token) = value.split_once(' ')?;
+    scheme
+        .eq_ignore_ascii_case("bearer")
+        .then(|| token.trim_start_matches(' '))
 }
 
 #[cfg(test)]

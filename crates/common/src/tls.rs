@@ -10,6 +10,8 @@
 //! [`Tls::acceptor`] returns the current configuration, with which a connection task does its
 //! handshake. It prefers AES-128, and ChaCha20 for clients that ask for it first. ring is the only
 //! cryptography provider.
+//!
+//! [`Purpose`] has what differs between a listener for clients and an admin port.
 
 use std::fmt;
 use std::io;
@@ -19,7 +21,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use rustls::crypto::{CryptoProvider, ring};
-use rustls::server::WebPkiClientVerifier;
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{CipherSuite, ConfigBuilder, RootCertStore, ServerConfig, WantsVerifier};
 use rustls_pki_types::pem::{self, PemObject};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
@@ -44,6 +46,7 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 pub struct Tls {
     current: Arc<ArcSwap<Choices>>,
     files: Arc<TlsConfig>,
+    purpose: Purpose,
     /// Digest of the files of `current`.
     loaded: Contents,
 }
@@ -126,8 +129,27 @@ pub struct TlsConfig {
     /// Its private key, PEM.
     pub key: PathBuf,
     /// Certificate authorities of clients, PEM: every client must then present a certificate of
-    /// theirs.
+    /// theirs, or may present one ([`Purpose`]).
     pub client_ca: Option<PathBuf>,
+}
+
+/// Use of a TLS listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// HTTP/1.1 and HTTP/2. With `client_ca` every client must present a certificate.
+    Clients,
+    /// HTTP/1.1. With `client_ca` a client may present a certificate, and probes do without one.
+    /// Sessions are not resumed: the certificate is verified for each connection.
+    Admin,
+}
+
+impl Purpose {
+    fn protocols(self) -> Vec<Vec<u8>> {
+        match self {
+            Self::Clients => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
+            Self::Admin => vec![b"http/1.1".to_vec()],
+        }
+    }
 }
 
 /// Error of a reload; the listener keeps the certificate that it has.
@@ -150,13 +172,14 @@ impl Tls {
     ///
     /// # Errors
     /// If a file cannot be read, has other content, or the key belongs to another certificate.
-    pub fn load(files: TlsConfig) -> Result<Self, TlsError> {
+    pub fn load(files: TlsConfig, purpose: Purpose) -> Result<Self, TlsError> {
         let read = Files::read(&files)?;
         let loaded = read.contents();
-        let config = read.server_config(&files)?;
+        let config = read.server_config(&files, purpose)?;
         Ok(Self {
             current: Arc::new(ArcSwap::new(Choices::new(config))),
             files: Arc::new(files),
+            purpose,
             loaded,
         })
     }
@@ -200,7 +223,7 @@ impl Tls {
         if now == self.loaded {
             return Ok(());
         }
-        match read.and_then(|files| files.server_config(&self.files)) {
+        match read.and_then(|files| files.server_config(&self.files, self.purpose)) {
             Ok(mut config) => {
                 let before = self.current.load();
                 // A session proves the identity of a client, and must not outlive the authority
@@ -299,7 +322,7 @@ impl Files {
         }
     }
 
-    fn server_config(&self, files: &TlsConfig) -> Result<ServerConfig, TlsError> {
+    fn server_config(&self, files: &TlsConfig, purpose: Purpose) -> Result<ServerConfig, TlsError> {
         let provider = Arc::new(provider());
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
@@ -310,7 +333,7 @@ impl Files {
             error => TlsError::new(&files.key, format!("is no PEM: {error}")),
         })?;
         let builder = match (&self.client_ca, &files.client_ca) {
-            (Some(ca), Some(file)) => with_client_ca(builder, &provider, ca, file)?,
+            (Some(ca), Some(file)) => with_client_ca(builder, &provider, ca, file, purpose)?,
             _ => builder.with_no_client_auth(),
         };
         let mut config = builder
@@ -325,10 +348,16 @@ impl Files {
                     format!("cannot be used with its key: {error}"),
                 ),
             })?;
-        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        // 1: a client opens one connection at a time, and each ticket costs a write and a cache
-        // entry.
-        config.send_tls13_tickets = 1;
+        config.alpn_protocols = purpose.protocols();
+        match purpose {
+            // 1: a client opens one connection at a time, and each ticket costs a write and a cache
+            // entry.
+            Purpose::Clients => config.send_tls13_tickets = 1,
+            Purpose::Admin => {
+                config.session_storage = Arc::new(NoServerSessionStorage {});
+                config.send_tls13_tickets = 0;
+            }
+        }
         Ok(config)
     }
 }
@@ -348,6 +377,7 @@ fn with_client_ca(
     provider: &Arc<CryptoProvider>,
     ca: &[u8],
     file: &Path,
+    purpose: Purpose,
 ) -> Result<ConfigBuilder<ServerConfig, rustls::server::WantsServerCert>, TlsError> {
     let mut roots = RootCertStore::empty();
     for authority in certificates(ca, file)? {
@@ -355,10 +385,14 @@ fn with_client_ca(
             .add(authority)
             .map_err(|error| TlsError::new(file, format!("holds a bad certificate: {error}")))?;
     }
-    let verifier =
-        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider))
-            .build()
-            .map_err(|error| TlsError::new(file, error.to_string()))?;
+    let mut verifier =
+        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
+    if purpose == Purpose::Admin {
+        verifier = verifier.allow_unauthenticated();
+    }
+    let verifier = verifier
+        .build()
+        .map_err(|error| TlsError::new(file, error.to_string()))?;
     Ok(builder.with_client_cert_verifier(verifier))
 }
 

@@ -31,7 +31,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use sidestream_common::listener::{self, Listener, Sharing};
 use sidestream_common::request_head::Scanned;
 use sidestream_common::slots::{self, Bounds, Slot, Slots};
-use sidestream_common::tls::{self, Tls, TlsConfig, TlsError};
+use sidestream_common::tls::{self, Purpose, Tls, TlsConfig, TlsError};
 use sidestream_inject::Defaults;
 use tokio::net::TcpStream;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -167,7 +167,7 @@ impl Signals {
 /// # Errors
 /// [`ServerError`] if the webhook cannot start.
 pub(crate) async fn run(config: Config, mut signals: Signals) -> Result<(), ServerError> {
-    let tls = Tls::load(config.certificate)?;
+    let tls = Tls::load(config.certificate, Purpose::Clients)?;
     let quota = Quota::per_second(PROBLEM_LINES_PER_SECOND).allow_burst(PROBLEM_LINES_BURST);
     let shared = Arc::new(Shared {
         defaults: config.defaults,

@@ -5,9 +5,11 @@
 //! Defaults come from the `Default` of the section's type. A new key needs a line here, in
 //! `config::effective`, in `sidecar.yaml` and in docs/configuration.md; tests compare the four.
 
+mod admin;
 mod authentication;
 mod cors;
 mod limits;
+mod listen;
 mod nats;
 mod routes;
 mod slow;
@@ -15,28 +17,21 @@ mod sources;
 mod templates;
 
 use std::cell::Cell;
-use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::location::Location;
 use super::model::Config;
 use super::reader::ValueReader;
-use super::reader::map::MapReader;
+use crate::http;
 use crate::http::config::ForwardedHeader;
 use crate::lifecycle::drain;
-use crate::net::{ListenConfig, TlsConfig};
 use crate::presence;
 use crate::subject::BucketName;
 use crate::telemetry::{self, logs};
-use crate::{admin, http};
 use authentication::Authentication;
 use limits::Limits;
 use routes::KnownProviders;
-
-/// 64 listeners: each is bound once per core and needs a file descriptor for each core.
-const LISTENERS_MAX: usize = 64;
 
 /// Reads the whole file. The result is valid only if no error was reported.
 pub(super) fn config(root: &ValueReader<'_>) -> Option<Config> {
@@ -46,16 +41,16 @@ pub(super) fn config(root: &ValueReader<'_>) -> Option<Config> {
         // True if a listener asks clients for a certificate, or is invalid and may do so.
         let has_client_ca = Cell::new(false);
         let listen = keys.get("listen", |value| {
-            value.some_of(LISTENERS_MAX, |value| {
-                let listener = listener(value);
+            value.some_of(listen::LISTENERS_MAX, |value| {
+                let listener = listen::listener(value);
                 let has = listener.as_ref().is_none_or(|(_, one)| one.has_client_ca());
                 has_client_ca.set(has_client_ca.get() || has);
                 listener
             })
         });
-        let admin = keys.get_or("admin", default.admin, admin);
+        let admin = keys.get_or("admin", default.admin, admin::admin);
         let listen = match listen {
-            Some(listen) => distinct(keys, listen, admin.address),
+            Some(listen) => listen::distinct(keys, listen, admin.address),
             None => default.listen,
         };
         let nats = keys.get_or("nats", default.nats, nats::nats);
@@ -102,111 +97,6 @@ pub(super) fn config(root: &ValueReader<'_>) -> Option<Config> {
             presence: keys.get_or("presence", default.presence, presence),
             log: keys.get_or("log", default.log, log),
         })
-    })
-}
-
-fn listener(value: &ValueReader<'_>) -> Option<(Location, ListenConfig)> {
-    value.map(|keys| {
-        let address = keys.require("address", address);
-        let tls = keys.nullable("tls", None, tls);
-        Some((
-            keys.location("address"),
-            ListenConfig {
-                address: address?,
-                tls,
-            },
-        ))
-    })
-}
-
-fn tls(value: &ValueReader<'_>) -> Option<TlsConfig> {
-    value.map(|keys| {
-        let certificate = keys.require("certificate", ValueReader::file);
-        let key = keys.require("key", ValueReader::file);
-        let client_ca = keys.nullable("client_ca", None, ValueReader::file);
-        Some(TlsConfig {
-            certificate: certificate?,
-            key: key?,
-            client_ca,
-        })
-    })
-}
-
-fn address(value: &ValueReader<'_>) -> Option<SocketAddr> {
-    value.parsed("an address", |text| {
-        text.parse().map_err(
-            |_| "an address is an IP address and a port, such as `0.0.0.0:8080` or `[::]:8080`",
-        )
-    })
-}
-
-/// Returns the listeners, and reports those whose address is that of another listener or of the
-/// admin port.
-fn distinct(
-    keys: &MapReader<'_>,
-    listen: Vec<(Location, ListenConfig)>,
-    admin: SocketAddr,
-) -> Vec<ListenConfig> {
-    for (index, (at, one)) in listen.iter().enumerate() {
-        if let Some((first, _)) = listen[..index]
-            .iter()
-            .find(|(_, other)| clash(one.address, other.address))
-        {
-            keys.error_at(
-                *at,
-                format!("the listener in line {} has the same address", first.line),
-                None,
-            );
-        }
-        if clash(one.address, admin) {
-            let hint = "use another port: clients must not reach the admin port";
-            keys.error_at(
-                *at,
-                format!("this is the address of `admin`, {admin}"),
-                Some(hint),
-            );
-        }
-    }
-    listen.into_iter().map(|(_, listener)| listener).collect()
-}
-
-/// Returns whether binding the second of two addresses would fail. Port 0 is a different free port
-/// each time.
-fn clash(one: SocketAddr, two: SocketAddr) -> bool {
-    let wild =
-        one.is_ipv4() == two.is_ipv4() && (one.ip().is_unspecified() || two.ip().is_unspecified());
-    one.port() != 0 && one.port() == two.port() && (one.ip() == two.ip() || wild)
-}
-
-fn admin(value: &ValueReader<'_>) -> Option<admin::Config> {
-    value.map(|keys| {
-        let default = admin::Config::default();
-        Some(admin::Config {
-            address: keys.get_or("address", default.address, address),
-            hosts: keys.get_or("hosts", default.hosts, |value| value.list(host_name)),
-            control: keys.get_or("control", default.control, |value| value.auto_or(control)),
-        })
-    })
-}
-
-fn host_name(value: &ValueReader<'_>) -> Option<String> {
-    value.parsed("a host name", |text| {
-        let is_of_a_name =
-            |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
-        match text.strip_suffix('.').unwrap_or(text) {
-            "" => Err("the host name is empty"),
-            name if name.bytes().all(is_of_a_name) => Ok(name.to_owned()),
-            _ => Err("a host name has letters, digits, `-`, `_` and dots, and no port"),
-        }
-    })
-}
-
-fn control(value: &ValueReader<'_>) -> Option<PathBuf> {
-    value.parsed("`auto` or a path", |text| match text.len() {
-        0 => Err("the path is empty"),
-        // unix(7): `sun_path` has 108 bytes, the last of them 0.
-        1..=107 => Ok(PathBuf::from(text)),
-        _ => Err("the path of a unix socket has at most 107 bytes"),
     })
 }
 

@@ -135,6 +135,14 @@ impl<'p> MapReader<'p> {
         self.entry(key).is_some_and(|entry| !entry.node.is_null())
     }
 
+    /// Returns whether the value of a key is an empty text from the environment, which
+    /// [`Self::nullable`] reads as null.
+    pub(in crate::config) fn is_filled_with_nothing(&self, key: &str) -> bool {
+        self.entry(key).is_some_and(|entry| {
+            matches!(&entry.node.value, Value::Scalar(scalar) if scalar.filled && scalar.text.is_empty())
+        })
+    }
+
     /// Reports an error at a key.
     pub(in crate::config) fn error(
         &self,

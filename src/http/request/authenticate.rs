@@ -31,6 +31,7 @@ use crate::http::config::Unauthenticated;
 use crate::http::context::Context;
 use crate::http::route::Route;
 use crate::http::stream::compact_time;
+use crate::net::request_head;
 
 /// Determines the principal of a request by the providers of its route.
 ///
@@ -136,13 +137,8 @@ struct Attempt<'r> {
 }
 
 impl Credentials for Attempt<'_> {
-    /// The scheme is case-insensitive (RFC 9110, 11.1).
     fn bearer(&self) -> Option<&str> {
-        let value = self.request.headers.get(AUTHORIZATION)?.to_str().ok()?;
-        let (scheme, token) = value.split_once(' ')?;
-        scheme
-            .eq_ignore_ascii_case("bearer")
-            .then(|| token.trim_start_matches(' '))
+        request_head::bearer(self.request.headers)
     }
 
     fn cookie(&self, name: &str) -> Option<&str> {

@@ -135,7 +135,7 @@ async fn until(mut fact: impl AsyncFnMut() -> bool) {
 async fn client_gets_http_2_first_and_the_certificate_of_the_files() {
     let place = Place::new();
     let certificate = place.renew();
-    let tls = Tls::load(place.files()).unwrap();
+    let tls = Tls::load(place.files(), Purpose::Clients).unwrap();
     for (offered, chosen) in [
         (&[b"http/1.1".as_slice(), b"h2"][..], Some("h2")),
         (&[b"http/1.1"], Some("http/1.1")),
@@ -160,11 +160,11 @@ async fn client_authority_admits_only_clients_with_its_certificate() {
     place.renew();
     let ca = place.folder.path().join("ca.crt");
     fs::write(&ca, place.authority.pem()).unwrap();
-    let tls = Tls::load(TlsConfig {
+    let files = TlsConfig {
         client_ca: Some(ca),
         ..place.files()
-    })
-    .unwrap();
+    };
+    let tls = Tls::load(files, Purpose::Clients).unwrap();
 
     let known = place.issue(ExtendedKeyUsagePurpose::ClientAuth);
     assert_eq!(
@@ -185,7 +185,11 @@ async fn client_authority_admits_only_clients_with_its_certificate() {
 fn invalid_file_is_reported_by_name() {
     let place = Place::new();
     let files = place.files();
-    let refused = || Tls::load(files.clone()).unwrap_err().to_string();
+    let refused = || {
+        Tls::load(files.clone(), Purpose::Clients)
+            .unwrap_err()
+            .to_string()
+    };
     assert!(
         refused().contains("tls.crt cannot be read"),
         "{}",
@@ -223,11 +227,11 @@ fn invalid_file_is_reported_by_name() {
     place.renew();
     let ca = place.folder.path().join("ca.crt");
     fs::write(&ca, "not a certificate").unwrap();
-    let error = Tls::load(TlsConfig {
+    let files = TlsConfig {
         client_ca: Some(ca),
-        ..files.clone()
-    })
-    .unwrap_err();
+        ..files
+    };
+    let error = Tls::load(files, Purpose::Clients).unwrap_err();
     assert!(
         error.to_string().ends_with("ca.crt holds no certificate"),
         "{error}"
@@ -238,7 +242,7 @@ fn invalid_file_is_reported_by_name() {
 async fn valid_change_is_loaded_and_an_invalid_one_keeps_the_current_certificate() {
     let place = Place::new();
     let first = place.renew();
-    let tls = Tls::load(place.files()).unwrap();
+    let tls = Tls::load(place.files(), Purpose::Clients).unwrap();
     let (reports, last) = tokio::sync::watch::channel("not followed yet".to_owned());
     let report = move |reload: Result<(), ReloadError>| {
         reports.send_replace(reload.map_or_else(|error| error.to_string(), |()| "ok".into()));
@@ -285,7 +289,7 @@ fn sessions_survive_a_renewal_but_not_a_changed_client_authority() {
         client_ca: Some(ca.clone()),
         ..place.files()
     };
-    let mut tls = Tls::load(files.clone()).unwrap();
+    let mut tls = Tls::load(files.clone(), Purpose::Clients).unwrap();
     let mut sessions_kept = || {
         let before = Arc::clone(&tls.current.load().ours.session_storage);
         let read = Files::read(&files).unwrap();
@@ -304,7 +308,7 @@ async fn aes_128_is_preferred_unless_the_client_asks_for_chacha20_first() {
     use CipherSuite as Suite;
     let place = Place::new();
     place.renew();
-    let tls = Tls::load(place.files()).unwrap();
+    let tls = Tls::load(place.files(), Purpose::Clients).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (aes_128, aes_256) = (
         Suite::TLS13_AES_128_GCM_SHA256,
