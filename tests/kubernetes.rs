@@ -214,12 +214,80 @@ fn the_configurations_that_ship_have_no_problems() {
             ("SIDESTREAM_DRAIN_SPREAD", "500ms"),
             ("SIDESTREAM_DRAIN_TIMEOUT", "90s"),
             ("SIDESTREAM_LOG", "debug"),
+            ("ADMIN_TOKEN", "0123456789abcdef0123456789abcdef"),
         ]);
         assert!(
             said.contains("listens on 0.0.0.0:8081\n"),
             "the annotation acts: {said}"
         );
+        if name == "sidecar" {
+            let access = "/connections and /config are";
+            assert!(said.contains(&format!("{access} protected")), "{said}");
+            assert!(check(&[]).contains(&format!("{access} open")));
+        }
     }
+}
+
+/// The policies for pods with the sidecar: that of the base and of the chart, and the example.
+#[test]
+fn network_policies_of_the_chart_and_of_the_documentation_are_valid() {
+    let page = file("docs/kubernetes.md");
+    let example = page
+        .split("```yaml\n")
+        .map(|block| block.split("```").next().unwrap())
+        .find(|block| block.contains("kind: NetworkPolicy"))
+        .unwrap();
+    let values = tempfile::NamedTempFile::new().unwrap();
+    let egress = kubernetes::read(&[example.to_owned()])[0][0]["spec"]["egress"].clone();
+    let sidecar = json!({ "namespaces": ["shop"], "config": "routes: []",
+        "annotations": { "admin-scheme": "https" } });
+    let all = json!({
+        "sidecar": sidecar,
+        "networkPolicy": { "sidecarEgress": egress },
+        "monitoring": { "podMonitor": true, "tlsConfig": { "serverName": "sidestream.example" } },
+    });
+    std::fs::write(values.path(), all.to_string()).unwrap();
+    let chart = Command::new(kubernetes::helm())
+        .args([
+            "template",
+            "sidestream",
+            "k8s/chart",
+            "-n",
+            "sidestream",
+            "--values",
+        ])
+        .arg(values.path())
+        .current_dir(root())
+        .output()
+        .unwrap();
+    let chart = String::from_utf8(chart.stdout).unwrap();
+    assert_valid(&[
+        ("the chart".to_owned(), chart.clone()),
+        ("the example".to_owned(), example.to_owned()),
+    ]);
+    let base = file("k8s/sidecar/networkpolicy.yaml");
+    let read = kubernetes::read(&[base, example.to_owned(), chart]);
+    let found = |documents: &[Value], kind: &str, name: &str| {
+        let is_it =
+            |document: &&Value| document["kind"] == kind && document["metadata"]["name"] == name;
+        let found = documents.iter().find(is_it);
+        found.unwrap_or_else(|| panic!("no {kind} {name}"))["spec"].clone()
+    };
+    for (written, name) in [
+        (&read[0], "sidestream-admin"),
+        (&read[1], "sidestream-egress"),
+    ] {
+        let written = found(written, "NetworkPolicy", name);
+        assert_eq!(written, found(&read[2], "NetworkPolicy", name), "{name}");
+    }
+    let monitor = found(&read[2], "PodMonitor", "sidestream");
+    let endpoint = &monitor["podMetricsEndpoints"][0];
+    assert_eq!(
+        (&endpoint["scheme"], &endpoint["tlsConfig"]["serverName"]),
+        (&json!("https"), &json!("sidestream.example"))
+    );
+    let monitor = found(&read[2], "PodMonitor", "sidestream-injector");
+    assert!(monitor["podMetricsEndpoints"][0].get("scheme").is_none());
 }
 
 /// The names of metrics in an expression.

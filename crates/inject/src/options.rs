@@ -16,7 +16,7 @@ use super::notice::Notice;
 mod parse;
 
 pub use parse::duration as parse_duration;
-pub(crate) use parse::{Container, Quantity, is_object_name};
+pub(crate) use parse::{Container, Quantity, Scheme, is_object_name};
 
 /// Prefix of every annotation and label of Sidestream.
 pub(super) const PREFIX: &str = "sidestream.dev/";
@@ -79,6 +79,10 @@ pub(super) struct Options {
     pub(super) secret: Option<String>,
     pub(super) port: u16,
     pub(super) admin_port: u16,
+    /// Scheme of the probes: that of the admin port.
+    pub(super) admin_scheme: Scheme,
+    /// Secret with the token of the admin port.
+    pub(super) admin_token_secret: Option<String>,
     pub(super) container: Container,
     pub(super) cpu_request: Quantity,
     pub(super) memory_request: Quantity,
@@ -125,6 +129,10 @@ impl Options {
             secret: reader.get("secret", parse::object_name),
             port: reader.get("port", parse::port).unwrap_or(8080),
             admin_port: reader.get("admin-port", parse::port).unwrap_or(9090),
+            admin_scheme: reader
+                .get("admin-scheme", parse::scheme)
+                .unwrap_or(Scheme::Http),
+            admin_token_secret: reader.get("admin-token-secret", parse::object_name),
             container: reader
                 .get("container", parse::container)
                 .unwrap_or(Container::Native),

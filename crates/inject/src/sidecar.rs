@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::options::{Container, Options};
+use super::options::{Container, Options, Scheme};
 
 /// Name of the container.
 pub(super) const NAME: &str = "sidestream";
@@ -21,6 +21,9 @@ const CONTROL_FOLDER: &str = "/run/sidestream";
 /// Mount of the Secret. It is not below the ConfigMap, because nothing can be mounted inside a
 /// read-only folder.
 const SECRET_FOLDER: &str = "/var/run/secrets/sidestream.dev";
+
+/// Key of the token in the Secret of the admin port.
+const TOKEN_KEY: &str = "token";
 
 const CONFIG_VOLUME: &str = "sidestream-config";
 const CONTROL_VOLUME: &str = "sidestream-control";
@@ -144,14 +147,22 @@ fn environment(options: &Options, grace: Duration) -> Vec<Value> {
         .into_iter()
         .filter_map(|(name, value)| Some(json!({ "name": name, "value": value? })));
     environment.extend(values);
+    if let Some(secret) = &options.admin_token_secret {
+        let key = json!({ "name": secret, "key": TOKEN_KEY });
+        environment.push(json!({ "name": "ADMIN_TOKEN", "valueFrom": { "secretKeyRef": key } }));
+    }
     environment
 }
 
 /// Probe over HTTP, because exec readiness probes fail during termination in Kubernetes 1.35. It
 /// has the number of the port and not its name, which another container may use as well.
 fn probe(path: &str, options: &Options, every: u32, timeout: u32, failures: u32) -> Value {
+    let mut get = json!({ "path": path, "port": options.admin_port });
+    if options.admin_scheme == Scheme::Https {
+        get["scheme"] = json!("HTTPS");
+    }
     json!({
-        "httpGet": { "path": path, "port": options.admin_port },
+        "httpGet": get,
         "periodSeconds": every,
         "timeoutSeconds": timeout,
         "failureThreshold": failures,

@@ -21,6 +21,15 @@ pub(crate) enum Container {
     Plain,
 }
 
+/// Scheme of the probes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Scheme {
+    /// Clear text.
+    Http,
+    /// TLS. The kubelet verifies no certificate.
+    Https,
+}
+
 /// Parses a duration such as `250ms`, `15s`, `2m` or `1h`, as in the configuration.
 ///
 /// # Errors
@@ -60,6 +69,14 @@ pub(super) fn container(text: &str) -> Result<Container, &'static str> {
         "native" => Ok(Container::Native),
         "plain" => Ok(Container::Plain),
         _ => Err("is neither `native` nor `plain`"),
+    }
+}
+
+pub(super) fn scheme(text: &str) -> Result<Scheme, &'static str> {
+    match text {
+        "http" => Ok(Scheme::Http),
+        "https" => Ok(Scheme::Https),
+        _ => Err("is neither `http` nor `https`"),
     }
 }
 

@@ -42,6 +42,8 @@ fn every_annotation_is_read() {
         "sidestream.dev/secret": "nats-creds",
         "sidestream.dev/port": "8081",
         "sidestream.dev/admin-port": "9091",
+        "sidestream.dev/admin-scheme": "https",
+        "sidestream.dev/admin-token-secret": "admin",
         "sidestream.dev/container": "plain",
         "sidestream.dev/cpu-request": "0.1",
         "sidestream.dev/cpu-limit": "2",
@@ -68,6 +70,10 @@ fn every_annotation_is_read() {
     assert_eq!(
         (options.port, options.admin_port, options.container),
         (8081, 9091, Container::Plain)
+    );
+    assert_eq!(
+        (options.admin_scheme, options.admin_token_secret.as_deref()),
+        (Scheme::Https, Some("admin"))
     );
     assert_eq!(
         (options.cpu_request.text(), options.memory_limit.text()),
@@ -114,6 +120,8 @@ fn invalid_annotation_is_reported_and_counts_as_missing() {
         "sidestream.dev/secret": "",
         "sidestream.dev/port": "0",
         "sidestream.dev/admin-port": "+90",
+        "sidestream.dev/admin-scheme": "HTTPS",
+        "sidestream.dev/admin-token-secret": "Not_A_Name",
         "sidestream.dev/container": "init",
         "sidestream.dev/cpu-request": "50 m",
         "sidestream.dev/memory-request": "0",

@@ -42,6 +42,24 @@ fn the_sidecar_is_the_last_of_the_init_containers_or_of_the_containers() {
 }
 
 #[test]
+fn annotations_of_the_admin_port_set_the_scheme_of_the_probes_and_the_token() {
+    let mut pod = pod(json!({}));
+    pod["metadata"]["annotations"] = json!({
+        "sidestream.dev/admin-scheme": "https",
+        "sidestream.dev/admin-token-secret": "sidestream-admin",
+    });
+    let (after, done, notices) = injected(&pod);
+    assert_eq!((done, notices.len()), (Done::Injected, 0));
+    let sidecar = &after["spec"]["initContainers"][0];
+    for probe in ["startupProbe", "livenessProbe", "readinessProbe"] {
+        assert_eq!(sidecar[probe]["httpGet"]["scheme"], "HTTPS", "{probe}");
+    }
+    let token = json!({ "name": "ADMIN_TOKEN", "valueFrom":
+        { "secretKeyRef": { "name": "sidestream-admin", "key": "token" } } });
+    assert!(sidecar["env"].as_array().unwrap().contains(&token));
+}
+
+#[test]
 fn pod_in_the_network_of_its_node_gets_a_remark() {
     let (_, done, notices) = injected(&pod(json!({ "hostNetwork": true })));
     assert_eq!((done, notices.len()), (Done::Injected, 1));
