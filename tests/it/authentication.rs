@@ -1,5 +1,6 @@
 //! Routes that authenticate their clients: tokens that the tests sign, over HTTP/1.1 and HTTP/2.
 
+mod browser;
 mod certificates;
 mod claims;
 mod expiry;

@@ -67,7 +67,11 @@ for (const [index, url] of ask.getAll("url").entries()) {
   const at = () => Math.round(performance.now());
   source.onopen = () => report({ source: index, at: at(), kind: "open" });
   source.onerror = () => report({ source: index, at: at(), kind: "error", state: source.readyState });
-  if (ask.has("renew")) source.addEventListener("sidestream.renew", () => fetch("/session", { method: "POST" }));
+  if (ask.has("renew")) {
+    const session = () => fetch("/session", { method: "POST" });
+    source.addEventListener("sidestream.renew", session);
+    source.addEventListener("sidestream.close", ({ data }) => JSON.parse(data).reason === "unauthenticated" && session());
+  }
   for (const name of ["message", ...ask.getAll("event")])
     source.addEventListener(name, (event) => report(
       { source: index, at: at(), kind: "event", name: event.type, data: event.data, id: event.lastEventId }));
@@ -101,7 +105,7 @@ impl Page {
     }
 
     /// Serves the page with a session: the page has a cookie, and requests a new one when an
-    /// EventSource receives `sidestream.renew`.
+    /// EventSource receives `sidestream.renew`, or that it is unauthenticated.
     pub async fn serve_with_session(cookie: MintCookie) -> Self {
         Self::serving(Some(cookie)).await
     }

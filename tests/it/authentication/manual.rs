@@ -13,18 +13,17 @@ use super::{Fixture, bearer};
 /// Page with the configurations.
 const PAGE: &str = include_str!("../../../docs/authentication.md");
 
-/// Returns the first configuration with a provider of this name.
-fn example(provider: &str) -> &'static str {
-    let name = format!("- name: {provider}\n");
+/// Returns the first configuration with this text.
+fn example(name: &str) -> &'static str {
     let examples = PAGE.split("```yaml\n").skip(1);
     let mut texts = examples.filter_map(|rest| rest.split("```").next());
     let found = texts.find(|text| text.contains(&name));
-    found.unwrap_or_else(|| panic!("the page has no configuration of {provider}"))
+    found.unwrap_or_else(|| panic!("the page has no configuration with {name:?}"))
 }
 
 /// Starts a sidecar with a configuration of the page, whose issuer has another host.
-async fn start(fixture: &Fixture, provider: &str, documented: &str, issuer: &str) -> Sidestream {
-    let text = example(provider);
+async fn start(fixture: &Fixture, name: &str, documented: &str, issuer: &str) -> Sidestream {
+    let text = example(name);
     let line = format!("issuer: {documented}\n");
     assert!(text.contains(&line), "{text}");
     let text = text.replace(&line, &format!("issuer: {issuer}\n"));
@@ -74,7 +73,7 @@ async fn rejected(sidestream: &Sidestream, path: &str, token: &str) -> (u16, Str
 async fn configuration_for_a_shared_secret_reads_the_orders_of_the_subject() {
     let fixture = Fixture::start().await;
     let issuer = "https://shop.example.com";
-    let sidestream = start(&fixture, "app", issuer, issuer).await;
+    let sidestream = start(&fixture, "- name: app\n", issuer, issuer).await;
     let token = Token::of("42").claim("iss", issuer).signed();
     let name = reads(
         &fixture,
@@ -88,11 +87,28 @@ async fn configuration_for_a_shared_secret_reads_the_orders_of_the_subject() {
 }
 
 #[tokio::test]
+async fn configuration_with_filters_in_a_claim_reads_these_filters() {
+    let fixture = Fixture::start().await;
+    let issuer = "https://shop.example.com";
+    let sidestream = start(&fixture, "{claim.subscribe}", issuer, issuer).await;
+    let token = Token::of("42").claim("iss", issuer);
+    let token = token.claim("subscribe", json!(["orders.42.>", "users.>"]));
+    let token = token.signed();
+    let path = "/events?subject=orders.42.%3E";
+    reads(&fixture, &sidestream, path, &token, "orders.42.paid").await;
+    for subject in ["orders.7.paid", "users.alice"] {
+        let path = format!("/events?subject={subject}");
+        let rejection = rejected(&sidestream, &path, &token).await;
+        assert_eq!(rejection, (403, "subject_not_allowed".into()));
+    }
+}
+
+#[tokio::test]
 async fn configuration_for_keycloak_reads_the_orders_of_the_subject() {
     let issuer = OidcIssuer::start_at("/realms/shop").await;
     let fixture = Fixture::start().await;
     let documented = "https://id.example.com/realms/shop";
-    let sidestream = start(&fixture, "keycloak", documented, &issuer.url()).await;
+    let sidestream = start(&fixture, "- name: keycloak\n", documented, &issuer.url()).await;
     // An access token of a user, with an audience mapper.
     let subject = "0b1a4d2e-8f1c-4a5e-9d3b-7c6f5e4d3c2b";
     let claims = json!({
@@ -130,7 +146,7 @@ async fn configuration_for_auth0_reads_the_filters_of_a_claim() {
     let fixture = Fixture::start().await;
     let sidestream = start(
         &fixture,
-        "auth0",
+        "- name: auth0\n",
         "https://shop.eu.auth0.com/",
         &issuer.url(),
     )
@@ -170,7 +186,7 @@ async fn configuration_for_dex_reads_the_orders_of_the_subject() {
     let fixture = Fixture::start().await;
     let sidestream = start(
         &fixture,
-        "dex",
+        "- name: dex\n",
         "https://dex.example.com/dex",
         &issuer.url(),
     )

@@ -183,6 +183,13 @@ async fn request_without_credentials_is_challenged_without_an_error() {
     ];
     let two = http1::request("GET", &fixture.sidestream.url("/orders"), &two).await;
     assert_eq!(two.unwrap().json()["error"]["code"], "invalid_token");
+    let mut connection = H2Client::connect(fixture.sidestream.url("/")).await;
+    let two = [("authorization", &*valid), ("authorization", &*valid)];
+    let mut over_h2 = connection.request("GET", "/orders", &two).await;
+    assert_eq!(over_h2.status(), 401, "also if they are equal");
+    let why = over_h2.header("www-authenticate").unwrap_or_default();
+    assert!(why.contains("more than one Authorization header"), "{why}");
+    assert!(over_h2.body().await.contains("invalid_token"));
     // What the client can correct first comes first.
     let post = http1::request("POST", &fixture.sidestream.url("/orders"), &[]).await;
     assert_eq!(post.unwrap().status, 405);
