@@ -1,4 +1,5 @@
-//! A real browser: headless Chromium on a page that opens EventSources and reports what they receive.
+//! A real browser: headless Chromium on a page that opens EventSources, or follows event streams with
+//! `web/fetch-client.js`, and reports what they receive.
 //!
 //! [`Page`] serves the page and collects its reports; [`Browser`] is the Chromium process that
 //! shows it.
@@ -23,6 +24,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 use crate::process::Process;
+use crate::repository::file;
 use crate::wait::eventually;
 
 /// 60 s: Chromium takes seconds to start, and longer on a busy machine.
@@ -62,6 +64,21 @@ async function flush() {
   busy = false;
 }
 const report = (line) => { queue.push(line); flush(); };
+async function follow(source, url) {
+  const client = await import("/fetch-client.js");
+  const token = async () => (await fetch("/token")).text();
+  const control = (name) => (data) => report({ source, kind: "event", name, data: JSON.stringify(data) });
+  await client.follow(url, {
+    headers: async () => ({ Authorization: `Bearer ${await token()}` }),
+    onEvent: ({ id, event, data }) => report({ source, kind: "event", name: event, data, id }),
+    onGap: control("sidestream.gap"),
+    onClose: control("sidestream.close"),
+    onRenew: control("sidestream.renew"),
+    onState: ({ state }) => report({ source, kind: state }),
+  });
+}
+for (const [index, url] of ask.getAll("fetch").entries())
+  follow(ask.getAll("url").length + index, url).catch((error) => report({ kind: "failed", error: String(error) }));
 for (const [index, url] of ask.getAll("url").entries()) {
   const source = new EventSource(url, { withCredentials: ask.has("renew") });
   const at = () => Math.round(performance.now());
@@ -78,8 +95,8 @@ for (const [index, url] of ask.getAll("url").entries()) {
 }
 </script>"#;
 
-/// Source of the cookie of a session, such as `name=value`.
-pub type MintCookie = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = String> + Send>> + Send + Sync>;
+/// Source of tokens, which the page has in the cookie `session` or sends itself.
+pub type Mint = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = String> + Send>> + Send + Sync>;
 
 /// Server of the page. [`Page::open`] starts a browser.
 pub struct Page {
@@ -106,11 +123,11 @@ impl Page {
 
     /// Serves the page with a session: the page has a cookie, and requests a new one when an
     /// EventSource receives `sidestream.renew`, or that it is unauthenticated.
-    pub async fn serve_with_session(cookie: MintCookie) -> Self {
-        Self::serving(Some(cookie)).await
+    pub async fn serve_with_session(mint: Mint) -> Self {
+        Self::serving(Some(mint)).await
     }
 
-    async fn serving(session: Option<MintCookie>) -> Self {
+    async fn serving(session: Option<Mint>) -> Self {
         let has_session = session.is_some();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -140,9 +157,16 @@ impl Page {
     /// Starts Chromium with one EventSource per URL. Each listens to `message` and to the event
     /// names `names`.
     pub fn open(self, urls: &[&str], names: &[&str]) -> Browser {
+        self.open_and_follow(urls, &[], names)
+    }
+
+    /// Same as [`Page::open`], with one more event stream per URL in `followed`, by
+    /// `web/fetch-client.js` with bearer tokens. Their sources are after those of the EventSources.
+    pub fn open_and_follow(self, urls: &[&str], followed: &[&str], names: &[&str]) -> Browser {
         let pairs = urls
             .iter()
             .map(|url| ("url", *url))
+            .chain(followed.iter().map(|url| ("fetch", *url)))
             .chain(names.iter().map(|name| ("event", *name)))
             .chain(self.has_session.then_some(("renew", "")));
         let query: Vec<String> = pairs
@@ -224,18 +248,29 @@ impl Drop for Browser {
 async fn answer(
     request: Request<Incoming>,
     reports: Arc<Mutex<Vec<Value>>>,
-    session: Option<MintCookie>,
+    session: Option<Mint>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
-    let mut answer = Response::builder().header("Content-Type", "text/html");
-    if let Some(mint) = session
+    let is_script = request.uri().path() == "/fetch-client.js";
+    let content_type = if is_script {
+        "text/javascript"
+    } else {
+        "text/html"
+    };
+    let mut answer = Response::builder().header("Content-Type", content_type);
+    if let Some(mint) = &session
         && matches!(request.uri().path(), "/" | "/session")
     {
-        let cookie = format!("{}; HttpOnly; SameSite=Lax; Path=/", mint().await);
+        let cookie = format!("session={}; HttpOnly; SameSite=Lax; Path=/", mint().await);
         answer = answer.header("Set-Cookie", cookie);
     }
     let (status, body) = match (request.method(), request.uri().path()) {
-        (&Method::GET, "/") => (StatusCode::OK, PAGE),
-        (&Method::POST, "/session") => (StatusCode::OK, ""),
+        (&Method::GET, "/") => (StatusCode::OK, PAGE.into()),
+        (&Method::GET, "/fetch-client.js") => (StatusCode::OK, file("web/fetch-client.js")),
+        (&Method::GET, "/token") => match session {
+            Some(mint) => (StatusCode::OK, mint().await),
+            None => (StatusCode::NOT_FOUND, String::new()),
+        },
+        (&Method::POST, "/session") => (StatusCode::OK, String::new()),
         (&Method::POST, "/reports") => match request.into_body().collect().await {
             Ok(body) => {
                 let batch: Vec<Value> =
@@ -244,16 +279,13 @@ async fn answer(
                 if reports.len() < REPORTS_MAX {
                     reports.extend(batch);
                 }
-                (StatusCode::OK, "")
+                (StatusCode::OK, String::new())
             }
-            Err(_) => (StatusCode::BAD_REQUEST, ""),
+            Err(_) => (StatusCode::BAD_REQUEST, String::new()),
         },
-        _ => (StatusCode::NOT_FOUND, ""),
+        _ => (StatusCode::NOT_FOUND, String::new()),
     };
-    Ok(answer
-        .status(status)
-        .body(Full::new(Bytes::from_static(body.as_bytes())))
-        .unwrap())
+    Ok(answer.status(status).body(Full::new(body.into())).unwrap())
 }
 
 /// Chromium executable: the environment variable `CHROMIUM`, or `chromium` in `PATH`.

@@ -35,7 +35,7 @@ async fn chromium_with_an_expired_cookie_waits_and_misses_nothing_after_a_new_lo
             _ => 3600,
         };
         let token = Token::of("alice").expires_in(seconds).signed();
-        Box::pin(std::future::ready(format!("session={token}")))
+        Box::pin(std::future::ready(token))
     }))
     .await;
     let fixture = Fixture::with(&route(&page.origin()), "").await;

@@ -17,7 +17,7 @@ const PAGE: &str = include_str!("../../../docs/authentication.md");
 fn example(name: &str) -> &'static str {
     let examples = PAGE.split("```yaml\n").skip(1);
     let mut texts = examples.filter_map(|rest| rest.split("```").next());
-    let found = texts.find(|text| text.contains(&name));
+    let found = texts.find(|text| text.contains(name));
     found.unwrap_or_else(|| panic!("the page has no configuration with {name:?}"))
 }
 

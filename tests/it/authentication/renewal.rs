@@ -33,8 +33,9 @@ struct Plan {
     duration: Duration,
 }
 
-/// Number of clients: a browser, `web/fetch-client.js` and `sidestream tail`.
-const CLIENTS: usize = 3;
+/// Number of clients: an EventSource in Chromium, `web/fetch-client.js` in Chromium and in Node, and
+/// `sidestream tail`.
+const CLIENTS: usize = 4;
 
 /// 10 events in 50 ms: 200 per second.
 const BURST: (usize, Duration) = (10, Duration::from_millis(50));
@@ -69,7 +70,7 @@ async fn renew(plan: Plan) {
     let minting = Arc::clone(&issuer);
     let page = Page::serve_with_session(Arc::new(move || {
         let issuer = Arc::clone(&minting);
-        Box::pin(async move { format!("session={}", issuer.token(life, &json!({})).await) })
+        Box::pin(async move { issuer.token(life, &json!({})).await })
     }))
     .await;
     let nats = Nats::start().await;
@@ -86,7 +87,7 @@ async fn renew(plan: Plan) {
     let front = Front::start(Kind::Nginx, ports, &authority).await;
 
     let url = front.url("/orders");
-    let browser = page.open(&[&url], &CONTROL);
+    let browser = page.open_and_follow(&[&url], &[&url], &CONTROL);
     let fetch = NodeClient::fetch_client(&url, &issuer, life);
     let mut tail = Command::new(binary());
     let command = issuer.token_command(life);
@@ -128,13 +129,15 @@ async fn renew(plan: Plan) {
         }
         events
     };
+    let of_source = |source: usize| -> Vec<Value> {
+        let events = browser.events().into_iter();
+        events.filter(|event| event["source"] == source).collect()
+    };
     let periods = plan.duration.as_secs() / (plan.life - plan.renew_before).as_secs();
     for (client, events) in [
-        (
-            "Chromium",
-            &(|| browser.events()) as &dyn Fn() -> Vec<Value>,
-        ),
-        ("fetch client", &|| fetch.events()),
+        ("EventSource", &(|| of_source(0)) as &dyn Fn() -> Vec<Value>),
+        ("fetch client in Chromium", &|| of_source(1)),
+        ("fetch client in Node", &|| fetch.events()),
         ("tail", &|| named(tailed())),
     ] {
         eventually(RECOVERY, &format!("{client} has every event"), || async {
