@@ -15,7 +15,8 @@ LOAD ?= --spawn --target bare,sidestream
 # Modules of tests/it that start a nats-server. They run a second time with the oldest supported version,
 # except those that test HTTP and use NATS only as a source of events.
 NATS_MODULES = $(filter-out front:: rejections:: slow:: upstream::,$(sort \
-	$(shell grep -rlwE 'Nats|Cluster' tests/it | sed -E 's,tests/it/([a-z_]+).*,\1::,')))
+	$(shell grep -rlwE 'Nats|Cluster' tests/it | sed -E 's,tests/it/([a-z_]+).*,\1::,'))) \
+	$(addprefix --skip authentication::,browser issuer key_attacks manual renewal token_attacks)
 
 .PHONY: help
 help: ## List the targets

@@ -102,10 +102,18 @@ impl OidcIssuer {
     /// replace those of the token.
     pub async fn token(&self, seconds: u64, claims: &Value) -> String {
         let claims = escaped(&claims.to_string());
-        let form = format!(
-            "grant_type=client_credentials&client_id=service&client_secret=secret\
-             &resource=urn:sidestream&ttl={seconds}&claims={claims}"
-        );
+        let resource = format!("&resource=urn:sidestream&ttl={seconds}&claims={claims}");
+        self.request_token(&resource).await
+    }
+
+    /// Requests a token for no audience, which is not a JWT.
+    pub async fn opaque_token(&self) -> String {
+        self.request_token("").await
+    }
+
+    async fn request_token(&self, more: &str) -> String {
+        let form =
+            format!("grant_type=client_credentials&client_id=service&client_secret=secret{more}");
         let url = format!("{}/token", self.url().trim_end_matches('/'));
         let url = url.parse().unwrap();
         let length = form.len().to_string();

@@ -171,6 +171,10 @@ async fn configuration_for_auth0_reads_the_filters_of_a_claim() {
     let token = issuer.token(300, &enterprise).await;
     let path_43 = "/events?subject=orders.43.%3E";
     reads(&fixture, &sidestream, path_43, &token, "orders.43.paid").await;
+    // A token that was requested without the audience of the API.
+    let opaque = issuer.opaque_token().await;
+    let rejection = rejected(&sidestream, path, &opaque).await;
+    assert_eq!(rejection, (401, "invalid_token".into()));
     // A user without the claim.
     let mut other = claims;
     let members = other.as_object_mut().unwrap();

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::token::{Token, now};
+use super::token::{SECRET, Token, now};
 use super::{APP_SECRET, Fixture, bearer, open_h2, token};
 use testkit::h2::H2Client;
 use testkit::http1;
@@ -158,6 +158,44 @@ async fn invalid_credentials_are_rejected_with_a_challenge() {
     assert_eq!(count, 22.0);
     let log = fixture.sidestream.output().join("\n");
     assert!(!log.contains("eyJ"), "the log has a token");
+}
+
+#[tokio::test]
+async fn secrets_tokens_and_claims_appear_neither_in_logs_nor_on_the_admin_port() {
+    let fixture = Fixture::start().await;
+    let private = "private-7f3a";
+    let token = Token::of("alice")
+        .claim("email", private)
+        .claim("tenant", serde_json::json!({ "name": private }));
+    let (valid, invalid) = (token.signed(), token.signed_with(APP_SECRET));
+    fixture.open("/orders", &valid).await;
+    let mut by_query = fixture
+        .get(&format!("/orders?access_token={valid}"))
+        .connect()
+        .await;
+    assert_eq!(by_query.status(), 200);
+    by_query
+        .until_seen("its position", |parser| parser.positions() > 0)
+        .await;
+    for path in [
+        format!("/orders?access_token={invalid}"),
+        format!("/chosen?subject=a&access_token={valid}"),
+    ] {
+        let answer = http1::get(&fixture.sidestream.url(&path)).await.unwrap();
+        assert!(matches!(answer.status, 401 | 403), "{}", answer.status);
+        assert!(!answer.body.contains(private) && !answer.body.contains("eyJ"));
+    }
+    let mut texts = vec![fixture.sidestream.output().join("\n")];
+    for path in ["/config", "/connections", "/health", "/metrics", "/"] {
+        texts.push(fixture.sidestream.admin(path).await.1);
+    }
+    let connections = &texts[2];
+    assert!(connections.contains("idp:alice"), "{connections}");
+    for text in texts {
+        for secret in [SECRET, APP_SECRET, private, "eyJ", "access_token="] {
+            assert!(!text.contains(secret), "{secret} in {text}");
+        }
+    }
 }
 
 #[tokio::test]
