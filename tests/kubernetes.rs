@@ -352,6 +352,14 @@ fn alerts_and_the_dashboard_use_only_metrics_that_there_are() {
             rule["annotations"]["summary"].is_string() && rule["labels"]["severity"].is_string(),
             "{rule}"
         );
+        let runbook = rule["annotations"]["runbook"].as_str().unwrap();
+        let (page, section) = runbook.split_once('#').unwrap();
+        let headings = file(page);
+        let mut sections = headings
+            .lines()
+            .filter_map(|line| line.strip_prefix("## "))
+            .map(|heading| heading.to_lowercase().replace(' ', "-").replace(',', ""));
+        assert!(sections.any(|other| other == section), "{alert}: {runbook}");
         used.extend(names);
     }
     // Conditions that an operator must know.
@@ -362,6 +370,9 @@ fn alerts_and_the_dashboard_use_only_metrics_that_there_are() {
         "sidestream_drain_cut_total",
         "sidestream_nats_connected",
         "sidestream_config_reloads_total",
+        "sidestream_health_check",
+        "sidestream_authentication_keys_loaded_timestamp_seconds",
+        "sidestream_refusals_total",
     ] {
         assert!(used.contains(metric), "no alert on {metric}");
     }

@@ -68,9 +68,9 @@ fn overall(checks: &BTreeMap<String, Status>, drain: Progress) -> &'static str {
 }
 
 fn check(status: &Status) -> Value {
-    match status {
-        Status::Ok => json!({ "status": "ok", "message": null }),
-        Status::Degraded(why) => json!({ "status": "degraded", "message": why }),
-        Status::Failing(why) => json!({ "status": "failing", "message": why }),
-    }
+    let message = match status {
+        Status::Ok => None,
+        Status::Degraded(why) | Status::Failing(why) => Some(why),
+    };
+    json!({ "status": status.as_str(), "message": message })
 }

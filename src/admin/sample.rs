@@ -1,18 +1,24 @@
-//! Gauges that are computed before each scrape: lag per route, slow clients, progress of the drain.
+//! Gauges that are computed before each scrape: lag per route, slow clients, health checks, progress
+//! of the drain.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::watch;
-
 use super::answer::COUNTED;
-use crate::lifecycle::phase::{Phase, Progress};
-use crate::presence::{RouteLag, StreamTable};
+use super::parts::Parts;
+use crate::lifecycle::health::Status;
+use crate::lifecycle::phase::Phase;
+use crate::presence::RouteLag;
 use crate::telemetry::Metrics;
 use crate::telemetry::metrics::set_state;
 
 /// Registers the samplers.
-pub(super) fn install(metrics: &Metrics, streams: StreamTable, drain: watch::Receiver<Progress>) {
+pub(super) fn install(metrics: &Metrics, parts: &Parts) {
+    let (streams, drain, health) = (
+        parts.streams.clone(),
+        parts.drain.clone(),
+        parts.health.clone(),
+    );
     // Initialised to zero: the increase from an absent series to 1 would not fire an alert.
     for code in COUNTED {
         metrics
@@ -30,6 +36,19 @@ pub(super) fn install(metrics: &Metrics, streams: StreamTable, drain: watch::Rec
         routes.extend(streams.lag());
         for (route, lag) in &*routes {
             set(metrics, route, lag);
+        }
+    });
+    metrics.sample_with(move |metrics| {
+        // Removes the series of checks that are gone, such as that of a removed stream.
+        metrics.health_check.reset();
+        for (check, status) in health.report() {
+            for name in Status::NAMES {
+                let value = i64::from(name == status.as_str());
+                metrics
+                    .health_check
+                    .with_label_values(&[&*check, name])
+                    .set(value);
+            }
         }
     });
     metrics.sample_with(move |metrics| {

@@ -238,7 +238,7 @@ fn serve(
     stopped: oneshot::Receiver<Infallible>,
     _check: Option<Check>,
 ) {
-    sample::install(&parts.metrics, parts.streams.clone(), parts.drain.clone());
+    sample::install(&parts.metrics, &parts);
     let parts = Arc::new(parts);
     let slots = Slots::new("admin", BOUNDS, &parts.metrics.admin_refusals_total);
     let controls = control::slots(&parts.metrics);

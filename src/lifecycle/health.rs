@@ -59,6 +59,21 @@ pub enum Status {
     Failing(String),
 }
 
+impl Status {
+    /// Names of the statuses.
+    pub const NAMES: [&'static str; 3] = ["ok", "degraded", "failing"];
+
+    /// Returns the name.
+    #[must_use]
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Degraded(_) => "degraded",
+            Self::Failing(_) => "failing",
+        }
+    }
+}
+
 /// Handle that sets one check; dropping it removes the check.
 #[derive(Debug)]
 pub struct Check {

@@ -66,6 +66,8 @@ pub struct Metrics {
     pub shed_events_total: IntCounterVec,
     /// `sidestream_throttled_total{limit}`
     pub throttled_total: IntCounterVec,
+    /// `sidestream_health_check{check,status}`
+    pub health_check: IntGaugeVec,
     /// `sidestream_pressure_level{level}`
     pub pressure_level: IntGaugeVec,
     /// `sidestream_resumes_total{outcome}`
@@ -190,6 +192,7 @@ impl Metrics {
             missed_events_total: r.counters("missed_events_total", "Events that clients missed in those gaps, where the number is known.", &["route", "reason"])?,
             shed_events_total: r.counters("shed_events_total", "Events that were skipped and reported in a gap, because the client was slow, its rate limit was reached or the pod shed load, by route and tier.", &["route", "tier"])?,
             throttled_total: r.counters("throttled_total", "Number of times that a client reached a limit of `limits.per_client` (`connections`, `filter_sets`, `connects`), or that its events waited for one (`events`).", &["limit"])?,
+            health_check: r.gauges("health_check", "1 for the status of each check on `/health`, 0 for the others: `ok`, `degraded` (still ready, an operator should look), `failing` (not ready).", &["check", "status"])?,
             pressure_level: r.gauges("pressure_level", "1 for the load level in force, 0 for the others: `none`; `thin`: telemetry is thinned; `shed`: telemetry is skipped and normal events have half their rate; `reject`: a quarter of it, and new event streams are rejected.", &["level"])?,
             resumes_total: r.counters("resumes_total", "Outcomes of `Last-Event-ID`, one per source in the id.", &["outcome"])?,
             replays_running: r.gauge("replays_running", "Running replays from JetStream.")?,

@@ -13,6 +13,7 @@ mod renewal;
 mod requests;
 mod token;
 mod token_attacks;
+mod unavailable;
 
 use async_nats::jetstream::{self, stream};
 

@@ -29,6 +29,7 @@ const NAMES: &[(&str, &str)] = &[
     ("missed_events_total", "route, reason"),
     ("shed_events_total", "route, tier"),
     ("throttled_total", "limit"),
+    ("health_check", "check, status"),
     ("pressure_level", "level"),
     ("resumes_total", "outcome"),
     ("replays_running", ""),

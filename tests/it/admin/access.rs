@@ -188,6 +188,15 @@ async fn token_of_a_file_is_replaced_when_the_file_changes() {
     )
     .await;
     assert_eq!(check().await["message"], "the file is empty");
+    let reported = [("check", "admin_token"), ("status", "degraded")];
+    let name = "sidestream_health_check";
+    assert_eq!(sidestream.metric(name, &reported).await, 1.0);
+    let of_check = [("check", "admin_token")];
+    assert_eq!(
+        sidestream.metric(name, &of_check).await,
+        1.0,
+        "one status at a time"
+    );
     assert_eq!(sidestream.admin("/health/ready").await.0, 200);
     assert_eq!(get(&sidestream, "/config", &[]).await.status, 401);
     assert_eq!(
