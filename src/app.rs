@@ -5,8 +5,8 @@
 //! the order of stopping is its reverse:
 //!
 //! ```text
-//! start  admin port (probes answer) -> NATS connections -> sources -> presence -> providers
-//!        -> listeners
+//! start  admin port (probes answer) -> NATS connections -> sources -> presence -> revocations
+//!        -> providers -> listeners
 //! run    signals, admin commands and reloads, one at a time, in `App::run`
 //! end    drain: listeners and event streams -> presence, sources, NATS -> admin port
 //! ```
@@ -144,11 +144,20 @@ impl App {
 
         let (registering, registered) = crate::lifecycle::shutdown::channel();
         if let Some(bucket) = &config.presence.bucket {
-            streams.set_presence(nats.presence(bucket, config.presence.max_bytes, registered));
+            streams.set_presence(nats.presence(
+                bucket,
+                config.presence.max_bytes,
+                registered.clone(),
+            ));
         }
 
         // Listeners are last: the first connection finds everything that serves it.
         let context = http::Context::new(metrics.clone(), streams, limiter, load_level);
+        if let Some(bucket) = &config.authentication.revocations.bucket {
+            let revocations = Arc::new(auth::Revocations::default());
+            context.set_revocations(revocations.clone());
+            nats.watch_revocations(bucket, revocations, context.streams.clone(), registered);
+        }
         let live = Live {
             context,
             providers: auth::Providers::new(&health, &metrics),
@@ -262,6 +271,10 @@ impl Live {
         self.apply_admin_token(&config.admin);
         // Providers before the routes that name them.
         self.providers.apply(&config.authentication);
+        if let Some(revocations) = self.context.revocations() {
+            let when_unavailable = config.authentication.revocations.when_unavailable;
+            revocations.set_when_unavailable(when_unavailable);
+        }
         let find = |source: &http::config::SourceConfig| self.sources.find(source);
         let find_provider = |name: &str| self.providers.find(name);
         self.context.set_routes(Routes::new(

@@ -8,11 +8,48 @@ use std::time::Duration;
 use hyper::Uri;
 use jsonwebtoken::{Algorithm, AlgorithmFamily};
 
+use crate::subject::BucketName;
+
 /// All providers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Config {
     /// Providers in the order of the file; their names differ.
     pub providers: Vec<ProviderConfig>,
+    /// Revocations.
+    pub revocations: RevocationsConfig,
+}
+
+/// Settings of the revocations.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RevocationsConfig {
+    /// NATS KV bucket with the revocations. `None`: revocation is off.
+    pub bucket: Option<BucketName>,
+    /// Answer to requests while the revocations are not known.
+    pub when_unavailable: WhenUnavailable,
+}
+
+/// Answer to requests while the revocations are not known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WhenUnavailable {
+    /// They are accepted if no known revocation concerns them.
+    #[default]
+    Allow,
+    /// They are rejected with 503 `authentication_unavailable`.
+    Reject,
+}
+
+impl WhenUnavailable {
+    /// Names in the configuration.
+    pub const NAMES: [(&'static str, Self); 2] = [("allow", Self::Allow), ("reject", Self::Reject)];
+
+    /// Returns the name in the configuration.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::Reject => "reject",
+        }
+    }
 }
 
 /// One provider.

@@ -13,6 +13,7 @@
 //! | `jwt` | signed tokens |
 //! | `certificate` | client certificates |
 //! | `principal` | principal of a request |
+//! | `revocations` | credentials that are not accepted until a time |
 //! | `clock` | wall-clock time of credentials as monotonic time |
 //!
 //! Tokens, secrets and their claims never appear in logs, errors or metrics.
@@ -24,8 +25,10 @@ mod jwt;
 pub mod principal;
 pub mod provider;
 pub mod providers;
+pub mod revocations;
 
 pub use config::{Config, Secret};
 pub use principal::{Expiry, Identity, Principal};
 pub use provider::{AuthFailure, Credentials, Provider};
 pub use providers::Providers;
+pub use revocations::Revocations;

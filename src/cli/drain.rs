@@ -11,12 +11,10 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::config_file::config_file;
 use super::exit::Exit;
 use super::output::{complain, exit_of, print};
 use crate::{admin, config};
-
-/// Default configuration files: the one of `run`, then the one of the container image.
-const FILES: [&str; 2] = ["sidecar.yaml", "/etc/sidestream/sidecar.yaml"];
 
 /// 15 s: the sidecar answers at once, or after a running reload.
 const ANSWER_MAX: Duration = Duration::from_secs(15);
@@ -75,7 +73,7 @@ pub(super) fn run(arguments: &Args) -> Exit {
 
 /// Possible paths of the control socket, from the configuration or its defaults.
 fn places(file: Option<&Path>) -> Result<Vec<PathBuf>, config::Problems> {
-    let file = file.or_else(|| FILES.map(Path::new).into_iter().find(|file| file.exists()));
+    let file = config_file(file);
     let admin = file
         .map(config::load)
         .transpose()?

@@ -4,11 +4,15 @@
 //! people goes through `output`, because standard output may be a closed pipe.
 
 mod check;
+mod config_file;
 mod demo;
 mod drain;
 mod exit;
 mod inject;
+mod kick;
 mod output;
+mod revocation;
+mod revoke;
 mod run;
 mod tail;
 
@@ -47,6 +51,10 @@ enum Command {
     Check(Config),
     /// Drain the running sidecar: its clients continue on other pods (graceful shutdown)
     Drain(drain::Args),
+    /// Revoke the credentials of a subject, session, token or client on all pods
+    Revoke(revoke::Args),
+    /// End the open event streams of a client on all pods; it may return
+    Kick(kick::Args),
     /// Follow an event stream: print its events, reconnect and resume after interruptions
     Tail(tail::Args),
     /// Run everything on this machine: NATS, a publisher, the sidecar and a page that shows the
@@ -65,6 +73,8 @@ impl Command {
     fn run(self) -> Exit {
         match self {
             Self::Drain(arguments) => drain::run(&arguments),
+            Self::Revoke(arguments) => revoke::run(&arguments),
+            Self::Kick(arguments) => kick::run(&arguments),
             Self::Tail(arguments) => tail::run(&arguments),
             Self::Demo(arguments) => demo::run(&arguments),
             Self::Inject(arguments) => inject::inject(&arguments),

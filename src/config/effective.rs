@@ -53,6 +53,10 @@ pub fn effective(config: &Config) -> Value {
         "authentication": {
             "providers": authentication.providers.iter().map(provider).collect::<Vec<_>>(),
             "renew_before": format_duration(http.renew_before),
+            "revocations": {
+                "bucket": authentication.revocations.bucket.as_ref().map(BucketName::as_str),
+                "when_unavailable": authentication.revocations.when_unavailable.as_str(),
+            },
         },
         "routes": http.routes.iter().map(route).collect::<Vec<_>>(),
         "limits": {

@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 
 use super::effective::effective;
 use super::environment::{self, Lookup};
-use super::model::Config;
+use super::model::{Config, RevocationAccess};
 use super::problem::{Problem, Problems, Report};
 use super::reader::{Outline, Reader};
 use super::{read, secrets, tree, units};
@@ -38,6 +38,34 @@ pub fn load(path: &Path) -> Result<Loaded, Problems> {
     let name = path.display().to_string();
     let bytes = read_file(path).map_err(|error| unreadable(&name, &error))?;
     parse_bytes(&bytes, &name, &|name| std::env::var(name).ok())
+}
+
+/// Reads `nats` and `authentication.revocations` of a file. The rest is not checked, and its
+/// variables may be missing in the environment.
+///
+/// # Errors
+/// Every problem of these keys. An unreadable file is one problem.
+pub fn load_revocation_access(path: &Path) -> Result<RevocationAccess, Problems> {
+    let name = path.display().to_string();
+    let bytes = read_file(path).map_err(|error| unreadable(&name, &error))?;
+    let text = text(&bytes, &name)?;
+    let report = Report::new(&name, text);
+    let mut access = None;
+    if let Some(mut root) = tree::read(&report) {
+        // Before anything is removed: an excerpt may show other keys of the same line.
+        secrets::hide(&root, &report);
+        root.retain(&["nats", "authentication"]);
+        if let Some(authentication) = root.get_mut("authentication") {
+            authentication.retain(&["revocations"]);
+        }
+        let environment = |name: &str| std::env::var(name).ok();
+        environment::fill(&mut root, &environment, &report);
+        access = read::revocation_access(&Reader::new(&report).root(&root));
+    }
+    report.finish()?;
+    access.ok_or_else(|| {
+        Problem::of_file(&name, "the file cannot be read as a configuration", None).into()
+    })
 }
 
 /// Parses a duration in the syntax of the file: `250ms`, `15s`, `2m`, `1h`.
@@ -127,25 +155,9 @@ pub(super) fn parse_bytes(
     file: &str,
     environment: Lookup<'_>,
 ) -> Result<Loaded, Problems> {
-    let text = match std::str::from_utf8(bytes) {
-        Ok(text) => text,
-        // Reading stops at the limit, possibly inside a character.
-        Err(_) if bytes.len() > FILE_BYTES_MAX => {
-            return Err(Problem::of_file(file, "the file is larger than 1 MiB", None).into());
-        }
-        Err(error) => {
-            let line = bytes[..error.valid_up_to()]
-                .iter()
-                .filter(|byte| **byte == b'\n')
-                .count()
-                + 1;
-            let message = format!("the file is not UTF-8, first in line {line}");
-            return Err(Problem::of_file(file, message, Some("save it as UTF-8")).into());
-        }
-    };
     let Read {
         config, warnings, ..
-    } = walk_over(text, file, environment)?;
+    } = walk_over(text(bytes, file)?, file, environment)?;
     let content_hash = hash(effective(&config).to_string().as_bytes());
     Ok(Loaded {
         config,
@@ -153,6 +165,24 @@ pub(super) fn parse_bytes(
         text_hash: hash(bytes),
         warnings,
     })
+}
+
+/// Returns the text of a file.
+fn text<'b>(bytes: &'b [u8], file: &str) -> Result<&'b str, Problems> {
+    if bytes.len() > FILE_BYTES_MAX {
+        return Err(Problem::of_file(file, "the file is larger than 1 MiB", None).into());
+    }
+    let text = std::str::from_utf8(bytes).map_err(|error| {
+        let line = bytes[..error.valid_up_to()]
+            .iter()
+            .filter(|byte| **byte == b'\n')
+            .count()
+            + 1;
+        let message = format!("the file is not UTF-8, first in line {line}");
+        Problem::of_file(file, message, Some("save it as UTF-8"))
+    })?;
+    // A byte order mark is not part of the first line.
+    Ok(text.strip_prefix('\u{feff}').unwrap_or(text))
 }
 
 pub(super) fn hash(bytes: &[u8]) -> String {

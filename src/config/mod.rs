@@ -37,8 +37,8 @@ mod units;
 
 pub use effective::effective;
 pub use environment::Lookup;
-pub use load::{FILE_BYTES_MAX, Loaded, duration, load, outline, parse};
-pub use model::Config;
+pub use load::{FILE_BYTES_MAX, Loaded, duration, load, load_revocation_access, outline, parse};
+pub use model::{Config, RevocationAccess};
 pub use problem::{Problem, Problems};
 pub use reader::Outline;
 

@@ -1,5 +1,6 @@
 //! The configuration as a type, and its defaults.
 
+use crate::subject::BucketName;
 use crate::{admin, auth, feed, http, lifecycle, limit, nats, net, presence, telemetry};
 
 /// The whole configuration, parsed.
@@ -32,6 +33,15 @@ pub struct Config {
 }
 
 /// The defaults, without routes, which a file must have.
+/// Access to the bucket of revocations, as commands need it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RevocationAccess {
+    /// Connection to NATS.
+    pub nats: nats::Config,
+    /// The bucket. `None`: the file names none.
+    pub bucket: Option<BucketName>,
+}
+
 impl Default for Config {
     fn default() -> Self {
         // 256 MiB: sixteen windows of the default size.

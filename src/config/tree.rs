@@ -56,6 +56,24 @@ impl Scalar {
     }
 }
 
+impl Node {
+    /// Removes all keys of a map but these.
+    pub(super) fn retain(&mut self, keys: &[&str]) {
+        if let Value::Map(entries) = &mut self.value {
+            entries.retain(|entry| keys.contains(&&*entry.key));
+        }
+    }
+
+    /// Returns the value of a key of a map.
+    pub(super) fn get_mut(&mut self, key: &str) -> Option<&mut Self> {
+        let Value::Map(entries) = &mut self.value else {
+            return None;
+        };
+        let entry = entries.iter_mut().find(|entry| entry.key == key)?;
+        Some(&mut entry.node)
+    }
+}
+
 /// 32: four times the depth of the deepest key. Bounds every recursion over the tree.
 const DEPTH_MAX: usize = 32;
 /// 256 keys: ten times the largest map. The search for duplicate keys is linear.

@@ -13,6 +13,11 @@ use crate::feed::{Limits, Slow};
 use crate::limit::PerClient;
 use crate::subject::{Allow, Filter, SubjectTemplate, TextTemplate, Variable};
 
+/// 30 s, from half of it to one and a half times it: how long a client without valid credentials
+/// waits. The page has to renew them meanwhile, and the `EventSource` of a page in the background
+/// must not return often.
+pub(super) const RETRY_UNAUTHENTICATED: Duration = Duration::from_secs(30);
+
 /// Configuration of the client side.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {

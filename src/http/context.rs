@@ -11,6 +11,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use prometheus::{IntCounter, IntGauge};
 
+use crate::auth::Revocations;
 use crate::feed::Outcome;
 use crate::http::request::rejection_code::RejectionCode;
 use crate::http::route::Routes;
@@ -40,6 +41,8 @@ pub struct Context {
     connections: [[ConnectionMetrics; 2]; 2],
     /// By [`RejectionCode`].
     rejections: [IntCounter; RejectionCode::ALL.len()],
+    /// Revocations; unset without a bucket.
+    revocations: OnceLock<Arc<Revocations>>,
     routes: ArcSwap<Routes>,
     /// Limits the log lines about single gaps.
     pub(super) gap_log_limiter: Bucket,
@@ -81,6 +84,7 @@ impl Context {
             load_level,
             client_limiter: ClientLimiter::new(),
             failure_limiter: FailureLimiter::default(),
+            revocations: OnceLock::new(),
             routes: ArcSwap::default(),
             gap_log_limiter: Bucket::new(GAP_LOG_RATE),
             draining: AtomicBool::new(false),
@@ -96,6 +100,16 @@ impl Context {
     /// Returns the routes in force. A request holds them until it is answered.
     pub fn routes(&self) -> Arc<Routes> {
         self.routes.load_full()
+    }
+
+    /// Sets the revocations. Only the first call counts.
+    pub fn set_revocations(&self, revocations: Arc<Revocations>) {
+        self.revocations.get_or_init(|| revocations);
+    }
+
+    /// Returns the revocations, if there is a bucket of them.
+    pub fn revocations(&self) -> Option<&Arc<Revocations>> {
+        self.revocations.get()
     }
 
     /// Starts to reject new event streams with `draining`.

@@ -12,7 +12,7 @@
 //! republish/   RepublishTailer: one task per feed, subscriptions to
 //!              what the stream republishes                         -> decode -> RepublishWriter
 //! history/     HistoryReader: one pull consumer per replay         -> decode -> Page
-//! kv/          KV buckets: presence
+//! kv/          KV buckets: presence, revocations
 //! decode/      a NATS message becomes an event
 //! ```
 //!
@@ -32,11 +32,13 @@ mod republish;
 
 use std::sync::Arc;
 
+use crate::auth::Revocations;
+use crate::auth::revocations::Entry;
 use crate::feed::{
     Archive, CoreWriter, RepublishSource, RepublishWriter, StreamWriter, SubscribeRequests,
 };
 use crate::lifecycle::shutdown::Token;
-use crate::presence::PresenceStore;
+use crate::presence::{PresenceStore, StreamTable};
 use crate::subject::{BucketName, FilterSet};
 use client::Inner;
 use core::subscriptions::CoreSubscriptions;
@@ -44,6 +46,7 @@ use history::JetStreamArchive;
 use jetstream::stream_config::check_name;
 use jetstream::tailer::{Server, StreamTailer};
 use kv::presence::KvPresenceStore;
+use kv::revocations::Watcher;
 
 pub use client::{Nats, connect};
 pub use config::Config;
@@ -64,6 +67,27 @@ impl Nats {
         shutdown: Token,
     ) -> Arc<dyn PresenceStore> {
         KvPresenceStore::start(self, bucket, max_bytes, shutdown)
+    }
+
+    /// Keeps revocations up to date with a KV bucket, and ends the event streams that they concern,
+    /// until shutdown is requested.
+    pub fn watch_revocations(
+        &self,
+        bucket: &BucketName,
+        revocations: Arc<Revocations>,
+        streams: StreamTable,
+        shutdown: Token,
+    ) {
+        let watcher = Watcher::new(self.clone(), bucket, revocations, streams);
+        tokio::spawn(watcher.run(shutdown));
+    }
+
+    /// Writes an entry into a bucket of revocations, which is created if it is missing.
+    ///
+    /// # Errors
+    /// A sentence that says why the entry is not written.
+    pub async fn write_revocation(&self, bucket: &BucketName, entry: &Entry) -> Result<(), String> {
+        kv::revocations::write(self, bucket, entry).await
     }
 
     /// Follows a JetStream stream into a stream buffer until shutdown is requested. The token is

@@ -20,6 +20,11 @@ pub enum CloseReason {
     /// The principal of the client expired. It continues when it has authenticated again. Anonymous
     /// clients never expire.
     Expired,
+    /// The credentials of the client, or its name, were revoked. It is rejected when it returns
+    /// with them.
+    Revoked,
+    /// An operator or an application ended the event streams of the client once. It may return.
+    Kicked,
 }
 
 /// Representation of one reason.
@@ -33,7 +38,7 @@ struct Row {
 
 impl CloseReason {
     /// Every reason, in the order of the variants.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::Client,
         Self::Drain,
         Self::Age,
@@ -41,6 +46,8 @@ impl CloseReason {
         Self::Upstream,
         Self::Cut,
         Self::Expired,
+        Self::Revoked,
+        Self::Kicked,
     ];
 
     const fn row(self) -> Row {
@@ -52,6 +59,8 @@ impl CloseReason {
             Self::Upstream => ("upstream", true, Level::WARN),
             Self::Cut => ("cut", false, Level::WARN),
             Self::Expired => ("expired", true, Level::INFO),
+            Self::Revoked => ("revoked", true, Level::INFO),
+            Self::Kicked => ("kicked", true, Level::INFO),
         };
         Row {
             label,
@@ -96,11 +105,16 @@ mod tests {
     }
 
     #[test]
-    fn clients_receive_five_of_the_reasons() {
+    fn clients_receive_seven_of_the_reasons() {
         let sent: Vec<_> = CloseReason::ALL
             .into_iter()
             .filter_map(CloseReason::client_reason)
             .collect();
-        assert_eq!(sent, ["drain", "age", "slow", "upstream", "expired"]);
+        assert_eq!(
+            sent,
+            [
+                "drain", "age", "slow", "upstream", "expired", "revoked", "kicked"
+            ]
+        );
     }
 }

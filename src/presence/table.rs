@@ -13,11 +13,12 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use slab::Slab;
 
 use super::{CloseReason, Delivered, Lag, PresenceStore, StreamHandle};
+use crate::auth::revocations::{Ended, Kind, Mark};
 
 /// All open event streams of this pod. Clones share the table.
 ///
-/// Memory: 16 bytes per stream at the highest count ever, besides the stream itself, which its
-/// own task holds anyway.
+/// Memory: 16 bytes per stream at the highest count ever, and with revocations 40 to 50 more,
+/// besides the stream itself, which its own task holds anyway.
 #[derive(Clone, Default)]
 pub struct StreamTable(Arc<Table>);
 
@@ -43,8 +44,8 @@ pub struct RouteLag {
 }
 
 impl StreamTable {
-    /// Adds an event stream. O(1).
-    pub fn insert(&self, stream: Arc<dyn StreamHandle>) -> Registration {
+    /// Adds an event stream. O(1). `mark`: what a revocation can match; `None` without revocations.
+    pub fn insert(&self, stream: Arc<dyn StreamHandle>, mark: Option<Mark>) -> Registration {
         let table = Arc::clone(&self.0);
         let shard = table.next.fetch_add(1, Ordering::Relaxed) % SHARDS;
         let number = table
@@ -54,7 +55,7 @@ impl StreamTable {
         let slot = table.shards[shard as usize]
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .insert(stream);
+            .insert(stream, mark);
         // Bounded by the process's file descriptors and the streams per connection, far below.
         let slot = u32::try_from(slot).unwrap_or(u32::MAX / SHARDS);
         table.len.fetch_add(1, Ordering::Relaxed);
@@ -97,6 +98,7 @@ impl StreamTable {
                 shard
                     .lock()
                     .unwrap_or_else(PoisonError::into_inner)
+                    .streams
                     .iter()
                     .map(|(_, stream)| Arc::clone(stream)),
             );
@@ -115,6 +117,7 @@ impl StreamTable {
         shard
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+            .streams
             .iter()
             .map(|(_, stream)| Arc::clone(stream))
             .collect()
@@ -129,11 +132,35 @@ impl StreamTable {
                 shard
                     .lock()
                     .unwrap_or_else(PoisonError::into_inner)
+                    .streams
                     .iter()
                     .map(|(_, stream)| Arc::clone(stream)),
             );
         }
         members
+    }
+
+    /// Ends the event streams that a revocation or a kick concerns. Returns their numbers by kind.
+    ///
+    /// Reads 40 bytes per event stream, in a row, and calls only those that end: 100,000 event
+    /// streams take a few milliseconds, on the thread of the caller.
+    pub fn end_revoked(&self, ended: &Ended) -> [u64; Kind::ALL.len()] {
+        let mut counts = [0; Kind::ALL.len()];
+        for shard in &self.0.shards {
+            let found = shard
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .find_revoked(ended);
+            for (stream, kind) in found {
+                stream.close(if kind == Kind::Kick {
+                    CloseReason::Kicked
+                } else {
+                    CloseReason::Revoked
+                });
+                counts[kind as usize] += 1;
+            }
+        }
+        counts
     }
 
     /// Lag by route.
@@ -191,10 +218,10 @@ impl Drop for Registration {
         }
         let (slot, shard) = (self.key / SHARDS, self.key % SHARDS);
         let removed = {
-            let mut slab = self.table.shards[shard as usize]
+            let mut shard = self.table.shards[shard as usize]
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner);
-            slab.try_remove(slot as usize)
+            shard.streams.try_remove(slot as usize)
         };
         debug_assert!(removed.is_some(), "a registration is removed once");
         self.table.len.fetch_sub(1, Ordering::Relaxed);
@@ -224,11 +251,48 @@ pub const SHARDS: u32 = 16;
 
 #[derive(Default)]
 struct Table {
-    shards: [Mutex<Slab<Arc<dyn StreamHandle>>>; SHARDS as usize],
+    shards: [Mutex<Shard>; SHARDS as usize],
     /// Shard of the next stream: all shards fill evenly.
     next: AtomicU32,
     len: AtomicUsize,
     presence: OnceLock<Arc<dyn PresenceStore>>,
+}
+
+#[derive(Default)]
+struct Shard {
+    streams: Slab<Arc<dyn StreamHandle>>,
+    /// Marks by slot, also of slots that are free. Empty without revocations.
+    marks: Vec<Mark>,
+}
+
+impl Shard {
+    /// Returns the slot.
+    fn insert(&mut self, stream: Arc<dyn StreamHandle>, mark: Option<Mark>) -> usize {
+        let slot = self.streams.insert(stream);
+        if let Some(mark) = mark {
+            if slot >= self.marks.len() {
+                let more = slot + 1 - self.marks.len();
+                if slot >= self.marks.capacity() {
+                    // A quarter at a time: twice as much would be 40 bytes more per event stream.
+                    self.marks
+                        .reserve_exact(more.max(self.marks.len() / 4).max(16));
+                }
+                self.marks.resize(slot + 1, Mark::default());
+            }
+            self.marks[slot] = mark;
+        }
+        slot
+    }
+
+    fn find_revoked(&self, ended: &Ended) -> Vec<(Arc<dyn StreamHandle>, Kind)> {
+        let marks = self.marks.iter().enumerate();
+        marks
+            .filter_map(|(slot, mark)| {
+                let kind = ended.find(mark)?;
+                Some((Arc::clone(self.streams.get(slot)?), kind))
+            })
+            .collect()
+    }
 }
 
 #[cfg(test)]

@@ -116,6 +116,12 @@ pub struct Metrics {
     pub authentication_key_loads_total: IntCounterVec,
     /// `sidestream_authentication_keys_loaded_timestamp_seconds{provider}`
     pub authentication_keys_loaded_timestamp_seconds: IntGaugeVec,
+    /// `sidestream_revocations`
+    pub revocations: IntGauge,
+    /// `sidestream_revocation_streams_ended_total{kind}`
+    pub revocation_streams_ended_total: IntCounterVec,
+    /// `sidestream_revocation_entries_ignored_total{reason}`
+    pub revocation_entries_ignored_total: IntCounterVec,
     /// `sidestream_presence_errors_total`
     pub presence_errors_total: IntCounter,
     /// `sidestream_admin_refusals_total{port,code}`
@@ -217,6 +223,9 @@ impl Metrics {
             config_reloads_total: r.counters("config_reloads_total", "Configuration reloads, by result.", &["result"])?,
             authentication_key_loads_total: r.counters("authentication_key_loads_total", "Loads of the keys of a token provider, from its issuer or file, by result: `succeeded` or `failed` (the keys of the last load stay in use).", &["provider", "result"])?,
             authentication_keys_loaded_timestamp_seconds: r.gauges("authentication_keys_loaded_timestamp_seconds", "Time of the last successful load of the keys of a token provider, in seconds since 1970; 0 before the first one.", &["provider"])?,
+            revocations: r.gauge("revocations", "Revocations in memory.")?,
+            revocation_streams_ended_total: r.counters("revocation_streams_ended_total", "Open event streams that a revocation or a kick has ended, by kind: `jti`, `sid`, `sub`, `client`, `kick`.", &["kind"])?,
+            revocation_entries_ignored_total: r.counters("revocation_entries_ignored_total", "Entries of the bucket of revocations that were ignored, by reason: `malformed` (key or value), `full` (the table has its maximum of entries; the entry has ended open event streams, and their clients may return).", &["reason"])?,
             presence_errors_total: r.counter("presence_errors_total", "Failed reads and writes of the presence bucket.")?,
             admin_refusals_total: r.counters("admin_refusals_total", "Closed connections and rejected requests on the admin port (`admin`) and the control socket (`control`), by code: `no_first_byte`, `evicted` (a newer connection needed the slot), `busy` (the port or one peer address has reached its limit of requests), `too_many_lists`, `host_not_allowed` (a `Host` that is not an address and not in `admin.hosts`), `unauthenticated` and `invalid_token` (no token, or a wrong one, for a protected page), `too_many_authentication_failures` (too many wrong tokens), `certificate_required`, `tls_handshake` (a failed handshake).", &["port", "code"])?,
             log_lines_dropped_total: r.counter("log_lines_dropped_total", LOG_LINES_DROPPED)?,
@@ -229,6 +238,14 @@ impl Metrics {
         // From 0, so that `increase` sees the first one.
         for result in ["changed", "unchanged", "refused"] {
             metrics.config_reloads_total.with_label_values(&[result]);
+        }
+        for kind in ["jti", "sid", "sub", "client", "kick"] {
+            let total = &metrics.revocation_streams_ended_total;
+            total.with_label_values(&[kind]);
+        }
+        for reason in ["malformed", "full"] {
+            let total = &metrics.revocation_entries_ignored_total;
+            total.with_label_values(&[reason]);
         }
         Ok(metrics)
     }

@@ -115,7 +115,7 @@ impl Operator {
         let client = Arc::new(Client::new(protocol, client, route));
         let registration = self
             .streams
-            .insert(Arc::clone(&client) as Arc<dyn StreamHandle>);
+            .insert(Arc::clone(&client) as Arc<dyn StreamHandle>, None);
         (client, registration)
     }
 

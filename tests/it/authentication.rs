@@ -11,6 +11,7 @@ mod manual;
 mod reload;
 mod renewal;
 mod requests;
+mod revocation;
 mod token;
 mod token_attacks;
 mod unavailable;

@@ -21,7 +21,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::model::Config;
+use super::model::{Config, RevocationAccess};
 use super::reader::ValueReader;
 use crate::http;
 use crate::http::config::ForwardedHeader;
@@ -96,6 +96,19 @@ pub(super) fn config(root: &ValueReader<'_>) -> Option<Config> {
             drain: keys.get_or("drain", default.drain, drain),
             presence: keys.get_or("presence", default.presence, presence),
             log: keys.get_or("log", default.log, log),
+        })
+    })
+}
+
+/// Reads the keys of [`RevocationAccess`].
+pub(super) fn revocation_access(root: &ValueReader<'_>) -> Option<RevocationAccess> {
+    root.map(|keys| {
+        let revocations = keys.get("authentication", |value| {
+            value.map(|keys| keys.get("revocations", authentication::revocations))
+        });
+        Some(RevocationAccess {
+            nats: keys.get_or("nats", crate::nats::Config::default(), nats::nats),
+            bucket: revocations.and_then(|revocations| revocations.bucket),
         })
     })
 }

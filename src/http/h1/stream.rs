@@ -23,7 +23,6 @@ use super::chunk_writer::ChunkWriter;
 use crate::http::context::ConnectionGuard;
 use crate::http::stream::event_stream::{EventStream, Step};
 use crate::http::stream::stall::StallTimer;
-use crate::http::stream::state::StreamState;
 use crate::http::stream::write_batch::WriteBatch;
 use crate::http::transport::{LINGER, Transport};
 use crate::lifecycle::shutdown::Guard;
@@ -195,7 +194,7 @@ impl<T: Transport> H1Stream<T> {
         // The request has consumed the waker, and a forced end may follow.
         state
             .poll_close_request(task.waker())
-            .filter(|close| StreamState::is_forced(*close))
+            .filter(|close| state.is_forced_now(*close))
     }
 
     /// Polls the stall timer, and the deadline of an end, while the socket accepts no bytes.

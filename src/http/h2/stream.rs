@@ -79,7 +79,8 @@ impl H2Stream {
     fn poll_drive(&mut self, task: &mut Context<'_>) -> Poll<CloseReason> {
         // In every poll: a wake-up consumes the waker.
         let request = self.stream.state().poll_close_request(task.waker());
-        if let Some(forced) = request.filter(|close| StreamState::is_forced(*close)) {
+        let state = self.stream.state();
+        if let Some(forced) = request.filter(|close| state.is_forced_now(*close)) {
             self.io.shared.reset();
             return Poll::Ready(forced);
         }

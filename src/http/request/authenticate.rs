@@ -6,6 +6,7 @@
 //! limit::FailureLimiter   too many failures of this address: 429, nothing is verified
 //!   providers of the route, in order, until one finds its credentials in the request
 //!     principal | invalid: 401 | not available: 503 | none found: 401
+//! auth::Revocations       revoked: 401 | not known, if configured: 503
 //! ```
 //!
 //! A program receives the status and a challenge of RFC 6750. An `EventSource` stops for good after
@@ -25,6 +26,7 @@ use super::rejection_code::RejectionCode;
 use super::request::{AuthenticatedRequest, Request, is_browser};
 use super::target::TargetParts;
 use crate::auth::provider::Target;
+use crate::auth::revocations::Denial;
 use crate::auth::{AuthFailure, Credentials, Principal};
 use crate::encoding::Framing;
 use crate::http::config::Unauthenticated;
@@ -36,8 +38,8 @@ use crate::net::request_head;
 /// Determines the principal of a request by the providers of its route.
 ///
 /// # Errors
-/// The request has no valid credentials, its address has sent too many invalid ones, or a provider
-/// is not available.
+/// The request has no valid credentials or revoked ones, its address has sent too many invalid
+/// ones, or a provider or the revocations are not available.
 pub(in crate::http) async fn authenticate<'r>(
     context: &Context,
     route: &Route,
@@ -54,6 +56,16 @@ pub(in crate::http) async fn authenticate<'r>(
         };
         principal(context, &attempt).await?
     };
+    if let Some(revocations) = context.revocations()
+        && let Err(denial) = revocations.check_principal(&principal)
+    {
+        if denial == Denial::Revoked {
+            // As an invalid token: it costs as much to verify.
+            let (failures, address) = (&context.failure_limiter, request.remote);
+            failures.record(address, compact_time::now());
+        }
+        return Err(denial.into());
+    }
     Ok(AuthenticatedRequest { request, principal })
 }
 
@@ -119,7 +131,7 @@ pub(in crate::http) fn unauthenticated_framing(
 ) -> Option<Framing> {
     let is_unauthenticated = matches!(
         rejection.code,
-        RejectionCode::Unauthenticated | RejectionCode::InvalidToken
+        RejectionCode::Unauthenticated | RejectionCode::InvalidToken | RejectionCode::Revoked
     );
     let is_stream = match route.config.unauthenticated {
         Unauthenticated::Auto => is_browser(headers),

@@ -3,6 +3,7 @@
 //! ```text
 //! respond         the order of all checks
 //!   authenticate  principal of the request, before any variable is filled
+//!   revoked       principal and client against the revocations
 //!   resolve       filters per source and client, from the route (`http::route`)
 //!   request       variables, Last-Event-ID, browser detection
 //!   negotiate     framing, by Accept
@@ -30,4 +31,5 @@ pub(in crate::http) mod rejection_code;
 pub(in crate::http) mod request;
 pub(in crate::http) mod resolve;
 pub(in crate::http) mod respond;
+mod revoked;
 pub(in crate::http) mod target;

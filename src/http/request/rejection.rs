@@ -16,15 +16,12 @@ use hyper::StatusCode;
 use super::challenge::Challenge;
 use super::rejection_code::RejectionCode;
 use crate::encoding::Framing;
+use crate::http::config::RETRY_UNAUTHENTICATED;
 use crate::limit::Throttled;
 use crate::limit::clients::Limit;
 
 /// Base of `Retry-After`; the value is drawn between half of it and one and a half times it.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
-
-/// Base for a client without valid credentials: the page has to renew them meanwhile, and the
-/// `EventSource` of a page in the background must not return often.
-const RETRY_UNAUTHENTICATED: Duration = Duration::from_secs(30);
 
 /// One rejected request.
 #[derive(Clone, Debug, PartialEq, Eq)]

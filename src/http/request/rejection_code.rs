@@ -40,6 +40,8 @@ pub(in crate::http) enum RejectionCode {
     Unauthenticated,
     /// The credentials are invalid or expired.
     InvalidToken,
+    /// The credentials or the name of the client are revoked.
+    Revoked,
     /// The principal does not have a claim that the route reads.
     ClaimMissing,
     /// Too many authentications of this address have failed recently.
@@ -100,7 +102,7 @@ pub(in crate::http) struct Row {
 
 impl RejectionCode {
     /// Every code, in the order of the enum.
-    pub(in crate::http) const ALL: [Self; 36] = [
+    pub(in crate::http) const ALL: [Self; 37] = [
         Self::NotFound,
         Self::MethodNotAllowed,
         Self::NotAcceptable,
@@ -116,6 +118,7 @@ impl RejectionCode {
         Self::UnexpectedBody,
         Self::Unauthenticated,
         Self::InvalidToken,
+        Self::Revoked,
         Self::ClaimMissing,
         Self::TooManyAuthenticationFailures,
         Self::AuthenticationUnavailable,
@@ -238,6 +241,12 @@ impl RejectionCode {
                 "invalid_token",
                 "the credentials are not valid",
                 "get a new token, and check issuer, audience and clock",
+            ),
+            Self::Revoked => Row::permanent(
+                Status::UNAUTHORIZED,
+                "revoked",
+                "the credentials are revoked",
+                "authenticate again: credentials that are issued after the revocation of a subject or client are valid",
             ),
             Self::ClaimMissing => Row::permanent(
                 Status::FORBIDDEN,

@@ -29,6 +29,7 @@ use super::negotiate::negotiate;
 use super::rejection::Rejection;
 use super::rejection_code::RejectionCode;
 use super::request::{Caller, Request, is_browser};
+use super::revoked::RevocationCheck;
 use super::target::TargetParts;
 use crate::encoding::Framing;
 use crate::feed::OpenError;
@@ -121,8 +122,7 @@ async fn respond<B: Sync>(
         trusted: &routes.config.trusted_proxies,
         header: routes.config.forwarded_header,
     };
-    let authenticated = authenticate(context, route, parts, asked).await;
-    let asked = authenticated.map_err(|rejection| Rejection {
+    let as_stream = |rejection| Rejection {
         stream: unauthenticated_framing(
             route,
             &rejection,
@@ -131,9 +131,13 @@ async fn respond<B: Sync>(
             framing,
         ),
         ..rejection
-    })?;
+    };
+    let check = RevocationCheck::begin(context);
+    let authenticated = authenticate(context, route, parts, asked).await;
+    let asked = authenticated.map_err(as_stream)?;
     let filters = route.filters(&asked, routes.config.subjects_per_request_max)?;
     let client = route.client(&asked)?;
+    check.client(&asked, &client).map_err(as_stream)?;
     let mut head = Response::new(());
     event_stream_head(
         head.headers_mut(),
@@ -146,6 +150,7 @@ async fn respond<B: Sync>(
     }
     admit(context, caller.over_limit)?;
     let permit = client_permit(context, &client.name, route, framing, &filters)?;
+    let (mark, is_named) = (check.mark(&asked, &client), client.is_named);
     let opening = Opening {
         route: route.clone(),
         filters,
@@ -154,8 +159,9 @@ async fn respond<B: Sync>(
             .last_event_id(route.config.last_event_id_query.as_deref())
             .map(Cow::into_owned),
         client: client.name,
-        is_named: client.is_named,
+        is_named,
         permit,
+        mark,
         expiry: asked
             .principal
             .expires()
@@ -165,6 +171,7 @@ async fn respond<B: Sync>(
         browser: is_browser(request.headers()),
     };
     let stream = EventStream::open(context, opening).await?;
+    check.confirm(&asked, is_named, stream.state());
     Ok(Answer::Events(head, Box::new(stream)))
 }
 

@@ -16,8 +16,8 @@
 //!
 //! An end does not discard events. Those that wait when a drain or `max_age` ends the event stream
 //! are delivered first (`pending_events`); events published later belong to the client's
-//! next connection. After the expiry of the principal no event is delivered: the client continues
-//! at the position of the close event when it has authenticated again.
+//! next connection. After the expiry of the principal or a revocation no event is delivered: the
+//! client continues at the position of the close event when it has authenticated again.
 //!
 //! While an event stream is idle and its client receives every event, its transport allows direct
 //! writes ([`EventStream::allow_direct_writes`]).
@@ -175,7 +175,11 @@ impl EventStream {
         };
         // A client that was too slow, or that must authenticate again, receives the close event,
         // and resumes for the rest.
-        if !matches!(self.ending, Some(CloseReason::Slow | CloseReason::Expired)) {
+        let is_denied = matches!(
+            self.ending,
+            Some(CloseReason::Slow | CloseReason::Expired | CloseReason::Revoked)
+        );
+        if !is_denied {
             if let Some(close) = self.poll_events(task, out, shedder.as_mut()) {
                 self.end(close);
             }

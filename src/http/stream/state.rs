@@ -185,6 +185,12 @@ impl StreamState {
         self.hot.task.wake();
     }
 
+    /// Returns true if this end discards pending bytes now: a client whose credentials are revoked
+    /// must not delay its end by not reading.
+    pub(in crate::http) fn is_forced_now(&self, close: CloseReason) -> bool {
+        Self::is_forced(close) || (close == CloseReason::Revoked && self.is_blocked())
+    }
+
     /// Returns true if this end discards pending bytes and waits for no client.
     pub(in crate::http) fn is_forced(close: CloseReason) -> bool {
         matches!(close, CloseReason::Cut | CloseReason::Client)

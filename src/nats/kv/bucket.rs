@@ -64,7 +64,6 @@ pub(in crate::nats) struct BucketSettings {
 #[derive(Clone, Copy, Debug, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(in crate::nats) enum Storage {
-    #[allow(dead_code)]
     File,
     Memory,
 }
@@ -79,7 +78,6 @@ pub(in crate::nats) struct BucketState {
     /// Revision of the newest value.
     pub(super) last: u64,
     /// Number of values and markers.
-    #[allow(dead_code)]
     pub(super) messages: u64,
     /// Bytes in use.
     pub(super) bytes: u64,
@@ -136,6 +134,11 @@ impl Bucket {
             max_age,
         };
         Ok((bucket, info.into()))
+    }
+
+    /// As [`Self::state`], without a borrow.
+    pub(super) async fn into_state(self) -> Result<BucketState, JetStreamError> {
+        self.state().await
     }
 
     /// Current state of the bucket.
@@ -210,7 +213,6 @@ impl Bucket {
     }
 
     /// Deletes the messages of a key up to this revision. Watchers are not notified.
-    #[allow(dead_code)]
     pub(super) async fn erase(&self, key: &str, through: u64) -> Result<(), JetStreamError> {
         let subject = format!("$KV.{}.{key}", self.name.as_str());
         let request = Purge {

@@ -3,7 +3,11 @@
 //! | file | job |
 //! | --- | --- |
 //! | `bucket` | one bucket: settings, keys as texts, values as bytes |
+//! | `watch` | every value of a bucket, then every change |
+//! | `revocations` | revoked credentials, and clients to disconnect |
 //! | `presence` | which clients are connected to which pod |
 
 pub(super) mod bucket;
 pub(super) mod presence;
+pub(super) mod revocations;
+mod watch;

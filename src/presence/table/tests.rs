@@ -81,7 +81,7 @@ fn table_contains_exactly_the_registered_streams_in_any_order() {
     let mut held = Vec::new();
     for step in 0..4_000 {
         if held.is_empty() || random.u8(..) < 140 {
-            held.push((step.to_string(), table.insert(Stub::plain(step))));
+            held.push((step.to_string(), table.insert(Stub::plain(step), None)));
         } else {
             drop(held.swap_remove(random.usize(..held.len())));
         }
@@ -102,13 +102,13 @@ fn table_contains_exactly_the_registered_streams_in_any_order() {
 fn slots_are_reused_when_clients_reconnect() {
     let table = StreamTable::default();
     for step in 0..10_000 {
-        drop(table.insert(Stub::plain(step)));
+        drop(table.insert(Stub::plain(step), None));
     }
     let slots: usize = table
         .0
         .shards
         .iter()
-        .map(|shard| shard.lock().unwrap().capacity())
+        .map(|shard| shard.lock().unwrap().streams.capacity())
         .sum();
     // A vector allocates at least four elements.
     assert!(slots <= 4 * SHARDS as usize, "{slots}");
@@ -118,7 +118,7 @@ fn slots_are_reused_when_clients_reconnect() {
 fn stream_is_released_when_its_registration_is_dropped() {
     let table = StreamTable::default();
     let stub = Stub::plain(1);
-    let registration = table.insert(Arc::clone(&stub) as Arc<dyn StreamHandle>);
+    let registration = table.insert(Arc::clone(&stub) as Arc<dyn StreamHandle>, None);
     assert_eq!(Arc::strong_count(&stub), 2);
     drop(registration);
     assert_eq!(Arc::strong_count(&stub), 1);
@@ -140,7 +140,7 @@ fn lag_is_the_maximum_per_route_and_slow_clients_are_counted() {
     ];
     let registrations: Vec<_> = members
         .into_iter()
-        .map(|stream| table.insert(stream))
+        .map(|stream| table.insert(stream, None))
         .collect();
     let routes = table.lag();
     assert_eq!(routes.len(), 2);
@@ -167,7 +167,7 @@ fn visit_may_close_event_streams() {
     let table = StreamTable::default();
     let members: Vec<_> = (0..100).map(Stub::plain).collect();
     for stream in &members {
-        let registration = table.insert(Arc::clone(stream) as Arc<dyn StreamHandle>);
+        let registration = table.insert(Arc::clone(stream) as Arc<dyn StreamHandle>, None);
         *stream.registration.lock().unwrap() = Some(registration);
     }
     table.for_each(|stream| stream.close(CloseReason::Drain));

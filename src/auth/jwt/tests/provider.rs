@@ -84,7 +84,10 @@ impl Fixture {
         let name = "idp".into();
         let kind = ProviderKind::Jwt(jwt);
         let providers = vec![ProviderConfig { name, kind }];
-        self.providers.apply(&Config { providers });
+        self.providers.apply(&Config {
+            providers,
+            ..Config::default()
+        });
     }
 
     async fn authenticate(&self, request: &Request) -> Result<Option<Principal>, AuthFailure> {

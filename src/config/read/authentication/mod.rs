@@ -7,11 +7,14 @@ mod jwt;
 use std::cell::Cell;
 use std::time::Duration;
 
-use crate::auth::config::{Config, ProviderConfig, ProviderKind};
+use crate::auth::config::{
+    Config, ProviderConfig, ProviderKind, RevocationsConfig, WhenUnavailable,
+};
 use crate::config::location::Location;
 use crate::config::reader::ValueReader;
 use crate::config::reader::map::MapReader;
 use crate::http;
+use crate::subject::BucketName;
 use checks::report_unless_one;
 
 /// 32 providers: each fetches its keys by itself.
@@ -75,13 +78,30 @@ pub(super) fn authentication(value: &ValueReader<'_>) -> Option<Authentication> 
         });
         let is_complete = is_complete.get() && providers.is_some() == has_providers;
         let providers = providers.unwrap_or_default().into_iter();
+        let revocations = keys.get_or("revocations", default.config.revocations, revocations);
         let renew_before = keys.get_or("renew_before", default.renew_before, ValueReader::duration);
         Some(Authentication {
             config: Config {
                 providers: providers.map(|(_, provider)| provider).collect(),
+                revocations,
             },
             renew_before,
             is_complete,
+        })
+    })
+}
+
+pub(super) fn revocations(value: &ValueReader<'_>) -> Option<RevocationsConfig> {
+    value.map(|keys| {
+        let bucket =
+            |value: &ValueReader<'_>| value.parsed("the name of a bucket", BucketName::parse);
+        Some(RevocationsConfig {
+            bucket: keys.nullable("bucket", None, bucket),
+            when_unavailable: keys.get_or(
+                "when_unavailable",
+                WhenUnavailable::default(),
+                |value| value.one_of(&WhenUnavailable::NAMES),
+            ),
         })
     })
 }

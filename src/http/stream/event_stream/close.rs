@@ -11,6 +11,7 @@
 
 use super::{EventStream, Stage};
 use crate::event::id::Joined;
+use crate::http::config::RETRY_UNAUTHENTICATED;
 use crate::http::stream::state::StreamState;
 use crate::http::stream::write_batch::WriteBatch;
 use crate::presence::{CloseReason, Delivered, State, StreamHandle as _};
@@ -25,6 +26,7 @@ impl EventStream {
         let retry = match close {
             CloseReason::Slow => Some(config.slow.retry),
             CloseReason::Drain => self.context.draw_drain_retry(),
+            CloseReason::Revoked => Some(RETRY_UNAUTHENTICATED.mul_f64(0.5 + fastrand::f64())),
             _ => None,
         };
         // With jitter: clients whose event streams end together must not reconnect together.

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 
 use super::{EventStream, Once, Stage};
+use crate::auth::revocations::Mark;
 use crate::encoding::Framing;
 use crate::event::id::Joined;
 use crate::event::{EventId, InvalidId};
@@ -42,6 +43,8 @@ pub(in crate::http) struct Opening {
     pub(in crate::http) is_named: bool,
     /// Permit of the client, if clients are limited.
     pub(in crate::http) permit: Option<ClientPermit>,
+    /// Parts of the credentials that a revocation can match; `None` without revocations.
+    pub(in crate::http) mark: Option<Mark>,
     /// Expiry of the principal, if it expires.
     pub(in crate::http) expiry: Option<Expiry>,
     pub(in crate::http) peer: Peer,
@@ -182,7 +185,7 @@ impl EventStream {
             context,
             state,
             opening.permit,
-            opening.expiry,
+            (opening.expiry, opening.mark),
             sources.cursors,
             &sources.gaps,
         );
@@ -199,7 +202,7 @@ impl EventStream {
         context: &Arc<Context>,
         state: Arc<StreamState>,
         permit: Option<ClientPermit>,
-        expiry: Option<Expiry>,
+        (expiry, mark): (Option<Expiry>, Option<Mark>),
         cursors: Vec<Cursor>,
         gaps: &[OpeningGap],
     ) -> Self {
@@ -210,7 +213,7 @@ impl EventStream {
             None => (CompactInstant::NEVER, None),
         };
         let mut stream = Self {
-            registration: context.streams.insert(state.clone()),
+            registration: context.streams.insert(state.clone(), mark),
             context: context.clone(),
             limits: permit.map(ClientLimits::of).map(Box::new),
             cursors: cursors.into_iter().collect(),

@@ -91,6 +91,7 @@ impl Fixture {
             last_event_id: None,
             client: "alice".into(),
             is_named: false,
+            mark: None,
             permit: None,
             expiry,
             peer: Peer::new(([192, 0, 2, 1], 1).into(), Protocol::Http11, false),
