@@ -38,6 +38,7 @@ use publisher::Outlet;
 use stage::machine;
 use stage::nats::{self, Nats};
 use stage::server::{Recipe, Server, Target};
+use stage::tokens::{Algorithm, Tokens};
 
 /// Errors of the tool are messages to its user; no caller matches on them.
 type Fallible<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
@@ -148,12 +149,16 @@ async fn measure_one(
 ) -> Fallible<Value> {
     let plan = plan.for_target(target);
     nats.purge().await?;
+    let is_verified = |_: &Algorithm| target == Target::Sidestream;
+    let tokens = options.tokens.filter(is_verified);
+    let tokens = tokens.map(|algorithm| Tokens::new(algorithm, plan.client_count()));
     let recipe = Recipe {
         sidestream: options.sidestream.clone(),
         core: options.server_cpu,
         tls: options.tls,
         log: options.log.clone(),
         replay: plan.replay,
+        tokens: tokens.transpose()?,
     };
     let server = match (target, &options.url) {
         (Target::Bare, _) => Server::bare(&recipe, nats.url()).await?,
@@ -167,9 +172,11 @@ async fn measure_one(
     };
     let (path, subject) = options.source.route(plan.subjects);
     let path = if target == Target::Url { "" } else { path };
+    let tokens = recipe.tokens.as_ref().map(Tokens::of_clients);
     let endpoint = Endpoint::resolve(&format!("{}{path}", server.origin()), server.ca())
         .await?
-        .with_own_source(run);
+        .with_own_source(run)
+        .with_tokens(tokens.unwrap_or_default());
     let subject = options.subject.as_deref().unwrap_or(subject);
     let outlet = match server.posts() {
         Some(address) => Outlet::Posts {
@@ -233,6 +240,7 @@ fn print_report(
         "plan": plan,
         "source": options.source,
         "tls": options.tls,
+        "tokens": options.tokens,
         "results": results,
     });
     println!("{}", serde_json::to_string_pretty(&report)?);

@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::guard::Guard;
 use crate::stage::server::Target;
 use crate::stage::sidecar::Source;
+use crate::stage::tokens::Algorithm;
 use crate::suite::Suite;
 
 /// Measures a server of event streams: opens clients, publishes events through NATS, and reports
@@ -149,6 +150,9 @@ pub(crate) struct Options {
     /// Use TLS (HTTP/1.1, with --spawn)
     #[arg(long, conflicts_with = "url")]
     pub(crate) tls: bool,
+    /// Authenticate each client with a token of its own, on one subject
+    #[arg(long, value_enum, conflicts_with_all = ["url", "subjects"])]
+    pub(crate) tokens: Option<Algorithm>,
     /// Number of clients over HTTP/1.1
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub(crate) clients: Option<u32>,

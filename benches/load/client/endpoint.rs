@@ -24,6 +24,8 @@ pub(crate) struct Endpoint {
     path: String,
     local: Option<IpAddr>,
     tls: Option<(TlsConnector, ServerName<'static>)>,
+    /// By the number of the client; empty without authentication.
+    tokens: Arc<[String]>,
 }
 
 impl Endpoint {
@@ -56,6 +58,7 @@ impl Endpoint {
             },
             local: None,
             tls,
+            tokens: Arc::default(),
         })
     }
 
@@ -70,6 +73,17 @@ impl Endpoint {
         let source = Ipv4Addr::new(127, middle | 1, low, host);
         self.local = (self.address.ip() == Ipv4Addr::LOCALHOST).then(|| source.into());
         self
+    }
+
+    /// Adds the tokens with which the clients authenticate.
+    pub(crate) fn with_tokens(mut self, tokens: Arc<[String]>) -> Self {
+        self.tokens = tokens;
+        self
+    }
+
+    /// Returns the token of a client.
+    pub(crate) fn token(&self, client: usize) -> Option<&str> {
+        self.tokens.get(client).map(String::as_str)
     }
 
     /// Returns the endpoint with one subject for all clients.

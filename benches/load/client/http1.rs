@@ -78,6 +78,9 @@ impl Client {
         );
         let mut request =
             format!("GET {path} HTTP/1.1\r\nhost: {host}\r\naccept: text/event-stream\r\n");
+        if let Some(token) = crowd.endpoint.token(self.number) {
+            request.push_str(&format!("authorization: Bearer {token}\r\n"));
+        }
         if let Some(id) = crowd.visit.last_id(self.number) {
             request.push_str(&format!("last-event-id: {id}\r\n"));
         }

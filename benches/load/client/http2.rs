@@ -71,6 +71,9 @@ fn request(crowd: &Crowd, client: usize) -> Fallible<Request<()>> {
         crowd.endpoint.path(client % crowd.groups)
     );
     let mut request = Request::get(uri).header(header::ACCEPT, "text/event-stream");
+    if let Some(token) = crowd.endpoint.token(client) {
+        request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+    }
     if let Some(id) = crowd.visit.last_id(client) {
         request = request.header("last-event-id", id);
     }

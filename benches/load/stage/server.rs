@@ -13,6 +13,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::child::Child;
+use super::tokens::Tokens;
 use super::{peer, sidecar};
 use crate::Fallible;
 use crate::plan::Replay;
@@ -83,6 +84,8 @@ pub(crate) struct Recipe {
     pub(crate) log: String,
     /// Events that will be replayed.
     pub(crate) replay: Option<Replay>,
+    /// Tokens of the clients; the sidecar verifies them.
+    pub(crate) tokens: Option<Tokens>,
 }
 
 impl Server {

@@ -46,7 +46,8 @@ pub(crate) fn subject(path: &str) -> Option<String> {
 
 /// Writes `sidecar.yaml` into `folder`: one listener, with TLS if requested, and three routes.
 ///
-/// [`crate::guard`] starts older builds with it too, so it uses only keys that never changed.
+/// [`crate::guard`] starts older builds with it too, so without tokens it uses only keys that never
+/// changed.
 pub(crate) fn configuration(
     folder: &Path,
     nats: &str,
@@ -64,6 +65,11 @@ pub(crate) fn configuration(
             key.display()
         )?;
     }
+    let mut authenticate = "";
+    if let Some(tokens) = &recipe.tokens {
+        tokens.configure(folder, &mut text)?;
+        authenticate = "\n    authenticate: [load]";
+    }
     write!(
         text,
         "admin:
@@ -72,7 +78,7 @@ pub(crate) fn configuration(
 nats:
   servers: [\"{nats}\"]
 routes:
-  - path: /broadcast
+  - path: /broadcast{authenticate}
     sources:
       - {{ stream: {STREAM}, subjects: [\"load.all\"] }}{window}
   - path: /one/{{n}}
