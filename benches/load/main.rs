@@ -151,7 +151,9 @@ async fn measure_one(
     nats.purge().await?;
     let is_verified = |_: &Algorithm| target == Target::Sidestream;
     let tokens = options.tokens.filter(is_verified);
-    let tokens = tokens.map(|algorithm| Tokens::new(algorithm, plan.client_count()));
+    let principals = options.principals.map(|principals| principals as usize);
+    let principals = principals.unwrap_or_else(|| plan.client_count());
+    let tokens = tokens.map(|algorithm| Tokens::new(algorithm, principals));
     let recipe = Recipe {
         sidestream: options.sidestream.clone(),
         core: options.server_cpu,
@@ -172,7 +174,7 @@ async fn measure_one(
     };
     let (path, subject) = options.source.route(plan.subjects);
     let path = if target == Target::Url { "" } else { path };
-    let tokens = recipe.tokens.as_ref().map(Tokens::of_clients);
+    let tokens = recipe.tokens.as_ref().map(Tokens::of_principals);
     let endpoint = Endpoint::resolve(&format!("{}{path}", server.origin()), server.ca())
         .await?
         .with_own_source(run)

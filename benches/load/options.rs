@@ -150,9 +150,12 @@ pub(crate) struct Options {
     /// Use TLS (HTTP/1.1, with --spawn)
     #[arg(long, conflicts_with = "url")]
     pub(crate) tls: bool,
-    /// Authenticate each client with a token of its own, on one subject
+    /// Authenticate the clients with tokens of this algorithm, on one subject
     #[arg(long, value_enum, conflicts_with_all = ["url", "subjects"])]
     pub(crate) tokens: Option<Algorithm>,
+    /// Number of different tokens, shared evenly [default: one for each client]
+    #[arg(long, requires = "tokens", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) principals: Option<u32>,
     /// Number of clients over HTTP/1.1
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub(crate) clients: Option<u32>,

@@ -10,6 +10,7 @@
 //! | `token` | bytes of a token to its claims, if the signature is valid |
 //! | `claims` | claims to an identity |
 //! | `crypto` | ring as the cryptography of `jsonwebtoken` |
+//! | `valid_signatures` | signatures that are not checked again |
 //! | `key_set` | keys and their algorithms |
 //! | `key_store` | keys in memory, loaded again by one task |
 //! | `key_origin` | one load: discovery, JWKS, file |
@@ -22,6 +23,7 @@ mod key_origin;
 mod key_set;
 mod key_store;
 mod token;
+mod valid_signatures;
 
 #[cfg(test)]
 mod tests;

@@ -24,7 +24,7 @@ pub(crate) struct Endpoint {
     path: String,
     local: Option<IpAddr>,
     tls: Option<(TlsConnector, ServerName<'static>)>,
-    /// By the number of the client; empty without authentication.
+    /// Client `k` has the token numbered `k % tokens.len()`; empty without authentication.
     tokens: Arc<[String]>,
 }
 
@@ -83,7 +83,8 @@ impl Endpoint {
 
     /// Returns the token of a client.
     pub(crate) fn token(&self, client: usize) -> Option<&str> {
-        self.tokens.get(client).map(String::as_str)
+        let number = client.checked_rem(self.tokens.len())?;
+        self.tokens.get(number).map(String::as_str)
     }
 
     /// Returns the endpoint with one subject for all clients.

@@ -1,6 +1,7 @@
 //! Tokens of the clients, and the keys with which the sidecar verifies them.
 //!
-//! Every client has a token of its own, as after a drain: the sidecar has seen none of them.
+//! By default every client has a token of its own, as after a drain: the sidecar has seen none of
+//! them.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -44,8 +45,8 @@ const SECRET: &str = "the load tool signs its tokens with this secret";
 const LIFE: Duration = Duration::from_secs(3600);
 
 impl Tokens {
-    /// Signs a token for each client.
-    pub(crate) fn new(algorithm: Algorithm, clients: usize) -> Fallible<Self> {
+    /// Signs a token for each principal.
+    pub(crate) fn new(algorithm: Algorithm, principals: usize) -> Fallible<Self> {
         let random = SystemRandom::new();
         let key = match algorithm {
             Algorithm::Es256 => {
@@ -64,13 +65,13 @@ impl Tokens {
             }
         };
         let now = SystemTime::UNIX_EPOCH.elapsed()?;
-        let tokens = (0..clients).map(|client| key.token(client, now, &random));
+        let tokens = (0..principals).map(|number| key.token(number, now, &random));
         let tokens = tokens.collect::<Fallible<_>>()?;
         Ok(Self { key, tokens })
     }
 
-    /// Returns the tokens by the number of the client.
-    pub(crate) fn of_clients(&self) -> Arc<[String]> {
+    /// Returns the tokens by the number of their principal.
+    pub(crate) fn of_principals(&self) -> Arc<[String]> {
         Arc::clone(&self.tokens)
     }
 
@@ -102,16 +103,16 @@ impl Tokens {
 }
 
 impl SigningKey {
-    fn token(&self, client: usize, now: Duration, random: &SystemRandom) -> Fallible<String> {
+    fn token(&self, number: usize, now: Duration, random: &SystemRandom) -> Fallible<String> {
         let algorithm = match self {
             Self::Es256(_) => "ES256",
             Self::Hs256(_) => "HS256",
         };
         let header = json!({ "alg": algorithm, "typ": "JWT", "kid": "load" });
         let claims = json!({
-            "iss": "load", "aud": "load", "sub": format!("client-{client}"),
+            "iss": "load", "aud": "load", "sub": format!("client-{number}"),
             "iat": now.as_secs(), "exp": (now + LIFE).as_secs(),
-            "jti": format!("{client:032x}"), "scope": "openid profile", "name": "A client",
+            "jti": format!("{number:032x}"), "scope": "openid profile", "name": "A client",
         });
         let [header, claims] =
             [header, claims].map(|part| URL_SAFE_NO_PAD.encode(part.to_string()));

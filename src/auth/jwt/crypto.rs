@@ -3,6 +3,8 @@
 //! `jsonwebtoken` takes its cryptography from a default of the process, which [`install`] sets.
 //! This one checks signatures only: nothing here signs or makes keys (decision 0030).
 
+use std::sync::LazyLock;
+
 use jsonwebtoken::crypto::{CryptoProvider, JwtSigner, JwtVerifier, KeyUtils};
 use jsonwebtoken::errors::{ErrorKind, Result};
 use jsonwebtoken::signature::{self, Verifier};
@@ -14,6 +16,11 @@ use ring::signature::{
     RSA_PSS_2048_8192_SHA384, RSA_PSS_2048_8192_SHA512, RsaParameters, RsaPublicKeyComponents,
     UnparsedPublicKey, VerificationAlgorithm,
 };
+
+use super::valid_signatures::{Checked, ValidSignatures};
+
+/// Of all providers: `jsonwebtoken` makes a check for each token from this static factory.
+static VALID: LazyLock<ValidSignatures> = LazyLock::new(ValidSignatures::default);
 
 static PROVIDER: CryptoProvider = CryptoProvider {
     signer_factory: no_signer,
@@ -63,9 +70,10 @@ impl Verifier<Vec<u8>> for Check {
         signature: &Vec<u8>,
     ) -> std::result::Result<(), signature::Error> {
         let is_valid = match self.algorithm.family() {
+            // As fast as a look into the set.
             AlgorithmFamily::Hmac => self.hmac(message, signature),
-            AlgorithmFamily::Rsa => self.rsa(message, signature),
-            AlgorithmFamily::Ec | AlgorithmFamily::Ed => self.curve(message, signature),
+            AlgorithmFamily::Rsa => self.once(message, signature, Self::rsa),
+            AlgorithmFamily::Ec | AlgorithmFamily::Ed => self.once(message, signature, Self::curve),
         };
         is_valid.ok_or_else(signature::Error::new)
     }
@@ -73,6 +81,21 @@ impl Verifier<Vec<u8>> for Check {
 
 /// Each returns `Some` only if the signature is valid.
 impl Check {
+    /// Runs a check, unless it has succeeded before.
+    fn once(
+        &self,
+        message: &[u8],
+        signature: &[u8],
+        check: fn(&Self, &[u8], &[u8]) -> Option<()>,
+    ) -> Option<()> {
+        let checked = Checked::new(self.algorithm, &self.key, message, signature);
+        if !VALID.has(&checked) {
+            check(self, message, signature)?;
+            VALID.add(checked);
+        }
+        Some(())
+    }
+
     fn hmac(&self, message: &[u8], signature: &[u8]) -> Option<()> {
         let DecodingKeyKind::SecretOrDer(secret) = &self.key else {
             return None;
