@@ -58,6 +58,22 @@ pub(super) const AUTHENTICATION_WORDS: [&str; 15] = [
     "renew_before",
 ];
 
+/// Section with a token among other values.
+pub(super) const ADMIN: &str = "admin";
+
+/// Keys of `admin` that may have no value.
+pub(super) const ADMIN_WORDS: [&str; 9] = [
+    "address",
+    "hosts",
+    "control",
+    "token",
+    "token_file",
+    "tls",
+    "certificate",
+    "key",
+    "client_ca",
+];
+
 /// Words that are shown in `nats` in a text that could not be parsed.
 pub(super) const NATS_WORDS: [&str; 13] = [
     "nats",
@@ -89,6 +105,11 @@ pub(super) fn is_secret_name(key: &str) -> bool {
 /// Returns whether the values of this section could be secrets.
 pub(super) fn is_section(key: &str) -> bool {
     key == NATS || key == AUTHENTICATION
+}
+
+/// Returns whether an unknown key of this section could be a part of a secret.
+pub(super) fn has_secrets(section: &str) -> bool {
+    is_section(section) || section == ADMIN
 }
 
 /// Returns whether a text is a key: PEM, the content of a `.creds` file, the seed of an nkey

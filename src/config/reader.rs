@@ -447,7 +447,7 @@ impl<'w> ValueReader<'w> {
             .path
             .split(['.', '['])
             .next()
-            .is_some_and(mask::is_section);
+            .is_some_and(mask::has_secrets);
         let is_harmless = matches!(entry.node.value, Value::Scalar(_))
             && near.is_some_and(|near| !is_secret_name(near) && !is_secret_name(&entry.key));
         if in_secrets || !is_harmless {

@@ -1,12 +1,13 @@
 //! Possible secrets in a parsed text: hides them by its structure.
 //!
 //! Hidden are: everything in `nats:` except addresses and file names, the values of unknown keys
-//! and of keys that sound like secrets (in `authentication:` also keys without a value), credentials in addresses, keys in PEM. Anchors need no
-//! rule: the value of an alias has the location of its anchor. `mask` then replaces the hidden
-//! ranges in excerpts.
+//! and of keys that sound like secrets (in `authentication:` and `admin:` also keys without a
+//! value), credentials in addresses, keys in PEM. Anchors need no rule: the value of an alias has
+//! the location of its anchor. `mask` then replaces the hidden ranges in excerpts.
 
 use super::mask::{
-    AUTHENTICATION, AUTHENTICATION_WORDS, Hidden, NATS, NATS_WORDS, is_key, is_secret_name,
+    ADMIN, ADMIN_WORDS, AUTHENTICATION, AUTHENTICATION_WORDS, Hidden, NATS, NATS_WORDS, is_key,
+    is_secret_name,
 };
 use super::problem::Report;
 use super::spelling::is_near;
@@ -33,7 +34,11 @@ pub(super) fn hide(root: &Node, report: &Report<'_>) {
     };
     for entry in entries {
         if entry.key == AUTHENTICATION || is_near(&entry.key, &[AUTHENTICATION]) {
-            hide_in_authentication(&entry.node, report);
+            hide_among_others(&entry.node, &AUTHENTICATION_WORDS, report);
+            continue;
+        }
+        if entry.key == ADMIN {
+            hide_among_others(&entry.node, &ADMIN_WORDS, report);
             continue;
         }
         if entry.key != NATS && !is_near(&entry.key, &[NATS]) {
@@ -63,25 +68,25 @@ pub(super) fn hide(root: &Node, report: &Report<'_>) {
     }
 }
 
-/// Hides the secrets of the providers.
-fn hide_in_authentication(node: &Node, report: &Report<'_>) {
+/// Hides the secrets of a section with other values. `words`: its keys.
+fn hide_among_others(node: &Node, words: &[&str], report: &Report<'_>) {
     match &node.value {
         Value::Scalar(_) => hide_in(node, Sensitivity::Public, report),
         Value::List(items) => {
             for item in items {
-                hide_in_authentication(item, report);
+                hide_among_others(item, words, report);
             }
         }
         Value::Map(entries) => {
             for entry in entries {
                 // In braces, the part of an unquoted value after a comma is a key of its own.
-                if entry.node.is_null() && !AUTHENTICATION_WORDS.contains(&&*entry.key) {
+                if entry.node.is_null() && !words.contains(&&*entry.key) {
                     report.hide(entry.at.range(), Hidden::All);
                 }
                 if is_secret_name(&entry.key) {
                     hide_in(&entry.node, Sensitivity::Secret, report);
                 } else {
-                    hide_in_authentication(&entry.node, report);
+                    hide_among_others(&entry.node, words, report);
                 }
             }
         }

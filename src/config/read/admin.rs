@@ -148,6 +148,20 @@ mod tests {
     }
 
     #[test]
+    fn token_is_never_quoted() {
+        for keys in [
+            "token: abcSECRET,defSECRET",
+            "token: [abcSECRET]",
+            "token: 'abc SECRET!'",
+            "tokn: abcSECRET",
+            "token_file: /a, token: abcSECRET",
+        ] {
+            let problems = admin(keys).expect_err(keys).to_string();
+            assert!(!problems.contains("SECRET"), "{keys}: {problems}");
+        }
+    }
+
+    #[test]
     fn tls_has_the_keys_of_a_listener() {
         let loaded = admin("tls: { certificate: /c, key: /k, client_ca: /ca }").unwrap();
         assert!(loaded.config.admin.is_protected());

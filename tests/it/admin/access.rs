@@ -384,6 +384,31 @@ async fn token_or_certificate_suffices_if_both_are_configured() {
 }
 
 #[tokio::test]
+async fn probes_over_tls_are_answered_while_hundreds_of_handshakes_are_unfinished() {
+    let nats = Nats::start().await;
+    let admin = Encrypted::start(&nats, true, "").await;
+    let address = admin.sidestream.url_admin("").replace("http://", "");
+    // The beginning of a ClientHello.
+    let unfinished = (0..200).map(|_| {
+        let mut socket = std::net::TcpStream::connect(&address).unwrap();
+        // The connection may be evicted by now.
+        let _reset = std::io::Write::write_all(&mut socket, &[0x16, 3, 1, 2, 0]);
+        socket
+    });
+    let unfinished: Vec<_> = unfinished.collect();
+    for _ in 0..3 {
+        let begun = Instant::now();
+        assert_eq!(admin.get("/health/live", None, &[]).await.unwrap(), 200);
+        assert!(
+            begun.elapsed() < Duration::from_secs(3),
+            "{:?}",
+            begun.elapsed()
+        );
+    }
+    drop(unfinished);
+}
+
+#[tokio::test]
 async fn admin_port_uses_a_renewed_certificate() {
     let nats = Nats::start().await;
     let admin = Encrypted::start(&nats, false, "").await;
