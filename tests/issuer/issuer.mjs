@@ -4,8 +4,8 @@
 // that a restarted issuer has them again.
 //
 // The npm package `oidc-provider` does the work: discovery, JWKS, and access tokens as JWT by the grant
-// `client_credentials`. The form of a token request has two more fields: `ttl` (seconds) and `claims` (JSON: claims that
-// replace those of the token). `POST /rotate` adds a key that signs from then on; with `?drop` the others are gone.
+// `client_credentials`. The form of a token request has three more fields: `ttl` (seconds), `alg` and `claims` (JSON: claims
+// that replace those of the token). `POST /rotate` adds keys that sign from then on; with `?drop` the others are gone.
 import { randomUUID } from "node:crypto";
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { createServer } from "node:http";
@@ -19,12 +19,16 @@ const [port, path, file] = process.argv.slice(2);
 const prefix = path.replace(/\/$/, "");
 const issuer = `http://127.0.0.1:${port}${path}`;
 
-async function newKey() {
-  const { privateKey } = await generateKeyPair("RS256", { extractable: true });
-  return { ...(await exportJWK(privateKey)), kid: randomUUID(), alg: "RS256", use: "sig" };
+/** A key of each type. They name no algorithm: the one of RSA serves six. */
+async function newKeys() {
+  const key = async (alg) => {
+    const { privateKey } = await generateKeyPair(alg, { extractable: true });
+    return { ...(await exportJWK(privateKey)), kid: randomUUID(), use: "sig" };
+  };
+  return Promise.all(["RS256", "ES256", "ES384", "EdDSA"].map(key));
 }
 
-/** Saves the keys and returns a provider that signs with the first of them. */
+/** Saves the keys and returns a provider that signs with the first of a type. */
 function provider(keys) {
   writeFileSync(file, JSON.stringify(keys));
   return new Provider(issuer, {
@@ -49,6 +53,7 @@ function provider(keys) {
           audience: "sidestream",
           accessTokenFormat: "jwt",
           accessTokenTTL: Number(ctx.oidc.body.ttl ?? 300),
+          jwt: { sign: { alg: ctx.oidc.body.alg ?? "RS256" } },
         }),
       },
     },
@@ -62,11 +67,11 @@ function provider(keys) {
   });
 }
 
-let keys = existsSync(file) ? JSON.parse(readFileSync(file)) : [await newKey()];
+let keys = existsSync(file) ? JSON.parse(readFileSync(file)) : await newKeys();
 let answer = provider(keys).callback();
 
 async function rotate(dropOthers) {
-  keys = [await newKey(), ...(dropOthers ? [] : keys)];
+  keys = [...(await newKeys()), ...(dropOthers ? [] : keys)];
   answer = provider(keys).callback();
 }
 

@@ -88,12 +88,12 @@ impl OidcIssuer {
         self.signal(Signal::CONT);
     }
 
-    /// Signs with a new key from now on. The others are still published.
+    /// Signs with new keys from now on. The others are still published.
     pub async fn rotate(&self) {
         self.post("/rotate").await;
     }
 
-    /// Signs with a new key from now on, and publishes no other one.
+    /// Signs with new keys from now on, and publishes no other ones.
     pub async fn rotate_and_drop(&self) {
         self.post("/rotate?drop").await;
     }
@@ -103,6 +103,12 @@ impl OidcIssuer {
     pub async fn token(&self, seconds: u64, claims: &Value) -> String {
         let claims = escaped(&claims.to_string());
         let resource = format!("&resource=urn:sidestream&ttl={seconds}&claims={claims}");
+        self.request_token(&resource).await
+    }
+
+    /// Requests a token that is signed by an algorithm.
+    pub async fn token_by(&self, algorithm: &str) -> String {
+        let resource = format!("&resource=urn:sidestream&alg={algorithm}");
         self.request_token(&resource).await
     }
 

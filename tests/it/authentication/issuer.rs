@@ -56,13 +56,12 @@ async fn recovered(fixture: &Fixture, token: &str) -> Duration {
 }
 
 #[tokio::test]
-async fn event_streams_and_cached_keys_outlast_an_issuer_that_is_down() {
-    outage(Outage::Down, Duration::from_secs(10)).await;
-}
-
-#[tokio::test]
-async fn event_streams_and_cached_keys_outlast_a_silent_issuer() {
-    outage(Outage::Silent, Duration::from_secs(10)).await;
+async fn event_streams_and_cached_keys_outlast_an_issuer_that_is_down_or_silent() {
+    let duration = Duration::from_secs(10);
+    tokio::join!(
+        outage(Outage::Down, duration),
+        outage(Outage::Silent, duration)
+    );
 }
 
 #[tokio::test]
@@ -150,4 +149,33 @@ async fn pod_starts_without_its_issuer_and_accepts_tokens_within_seconds_of_its_
         )
         .await;
     assert_eq!(loads, 1.0, "the keys were known");
+}
+
+#[tokio::test]
+async fn tokens_of_every_algorithm_are_verified() {
+    let algorithms = [
+        "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA",
+    ];
+    let issuer = OidcIssuer::start().await;
+    let all = format!("algorithms: [{}], keys:", algorithms.join(", "));
+    let fixture = Fixture::with(&routes(&issuer).replace("keys:", &all), "").await;
+    let mut tokens = Vec::new();
+    for algorithm in algorithms {
+        let token = issuer.token_by(algorithm).await;
+        assert_eq!(status(&fixture, &token).await, 200, "{algorithm}");
+        tokens.push(token);
+    }
+    // No signature is one of another token, key or algorithm.
+    let signature = |token: &str| token.rsplit_once('.').unwrap().1.to_owned();
+    for token in &tokens {
+        let (message, own) = token.rsplit_once('.').unwrap();
+        for other in tokens.iter().map(|token| signature(token)) {
+            let expected = if other == own { 200 } else { 401 };
+            let token = format!("{message}.{other}");
+            assert_eq!(status(&fixture, &token).await, expected, "{token}");
+        }
+    }
+    // The name of RFC 9864 for EdDSA with this curve.
+    let token = issuer.token_by("Ed25519").await;
+    assert_eq!(status(&fixture, &token).await, 401);
 }
