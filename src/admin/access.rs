@@ -25,7 +25,7 @@ use ring::rand::SystemRandom;
 
 use super::config::{NOT_A_TOKEN, is_token};
 use crate::auth::Secret;
-use crate::limit::{FailureLimiter, FailureLimits, LeakLimit};
+use crate::limit::{AddressLimiter, AddressLimits, LeakLimit};
 use crate::net::request_head;
 
 /// 20 wrong tokens at once and 1 per second for one address: an operator makes fewer mistakes, and a
@@ -63,7 +63,7 @@ pub(super) struct Access {
     pub(super) token: Token,
     /// Certificates of clients are verified.
     pub(super) accepts_certificates: bool,
-    failures: FailureLimiter,
+    failures: AddressLimiter,
 }
 
 /// Reason why a request for a protected page is rejected.
@@ -122,10 +122,13 @@ impl Access {
         Self {
             token,
             accepts_certificates,
-            failures: FailureLimiter::new(FailureLimits {
-                per_address: PER_ADDRESS,
-                total: TOTAL,
-            }),
+            failures: AddressLimiter::new(
+                AddressLimiter::FAILURES,
+                AddressLimits {
+                    per_address: PER_ADDRESS,
+                    total: TOTAL,
+                },
+            ),
         }
     }
 

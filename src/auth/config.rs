@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use hyper::Uri;
+use hyper::header::{AUTHORIZATION, COOKIE, HeaderName};
 use jsonwebtoken::{Algorithm, AlgorithmFamily};
 
 use crate::subject::BucketName;
@@ -68,6 +69,8 @@ pub enum ProviderKind {
     Jwt(JwtConfig),
     /// Client certificates of listeners with `client_ca`.
     Certificate,
+    /// An HTTP endpoint that decides.
+    Forward(ForwardConfig),
 }
 
 /// Settings of a provider of signed tokens.
@@ -85,6 +88,23 @@ pub struct JwtConfig {
     pub leeway: Duration,
     /// Places of the token in a request, in this order; at least one.
     pub from: Vec<TokenSource>,
+}
+
+/// Settings of a provider that asks an HTTP endpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ForwardConfig {
+    /// URL of the endpoint.
+    pub url: Uri,
+    /// PEM file with certificate authorities. `None`: those of the system.
+    pub ca: Option<PathBuf>,
+    /// Header fields of the client's request that are copied.
+    pub send: Vec<HeaderName>,
+    /// Time from the begin of a call to the end of its answer.
+    pub timeout: Duration,
+    /// Time for which an answer is used at most. Zero: for one request.
+    pub cache_for: Duration,
+    /// Number of answers in the cache.
+    pub cache_entries: u32,
 }
 
 /// Origin of the keys of a provider.
@@ -152,6 +172,17 @@ impl JwtConfig {
     ];
 }
 
+impl ForwardConfig {
+    /// Headers with credentials.
+    pub const SEND: [HeaderName; 2] = [AUTHORIZATION, COOKIE];
+    /// 2 s: as long as a browser's user waits.
+    pub const TIMEOUT: Duration = Duration::from_secs(2);
+    /// 10 s: the reconnects of a client are answered, and a logout has an effect soon.
+    pub const CACHE_FOR: Duration = Duration::from_secs(10);
+    /// 10,000 clients; about 10 MiB if each answer has 1 KiB.
+    pub const CACHE_ENTRIES: u32 = 10_000;
+}
+
 impl KeysConfig {
     /// Returns the algorithms of a provider that names none.
     #[must_use]
@@ -179,7 +210,7 @@ impl KeysConfig {
     }
 }
 
-/// Parses the URL of an issuer or of its keys.
+/// Parses the URL of an issuer, of its keys or of an endpoint.
 ///
 /// # Errors
 /// One sentence about the text.
@@ -189,7 +220,7 @@ pub fn parse_url(text: &str) -> Result<Uri, &'static str> {
         return Err("a URL is written as `https://host/path`");
     }
     if text.contains(['@', '#']) {
-        return Err("the URL of keys has no user name, no password and no fragment");
+        return Err("the URL has no user name, no password and no fragment");
     }
     Ok(url)
 }

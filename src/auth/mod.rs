@@ -12,6 +12,7 @@
 //! | `config` | `authentication:` of the configuration as types |
 //! | `jwt` | signed tokens |
 //! | `certificate` | client certificates |
+//! | `forward` | an HTTP endpoint that decides |
 //! | `principal` | principal of a request |
 //! | `revocations` | credentials that are not accepted until a time |
 //! | `clock` | wall-clock time of credentials as monotonic time |
@@ -19,8 +20,10 @@
 //! Tokens, secrets and their claims never appear in logs, errors or metrics.
 
 mod certificate;
+mod client_tls;
 mod clock;
 pub mod config;
+mod forward;
 mod jwt;
 pub mod principal;
 pub mod provider;

@@ -6,7 +6,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use hyper::{HeaderMap, Method};
+use hyper::Method;
+use hyper::header::{HeaderMap, HeaderValue};
 
 use super::Principal;
 
@@ -46,6 +47,12 @@ pub trait Credentials: Send + Sync {
 
     /// Returns what is requested, from where, by which client.
     fn target(&self) -> Target<'_>;
+
+    /// Counts a call to an endpoint against the limits of the client's address.
+    ///
+    /// # Errors
+    /// Returns the time until another call is admitted.
+    fn admit_call(&self) -> Result<(), Duration>;
 }
 
 /// Request as the client made it, before it passed trusted proxies.
@@ -74,10 +81,28 @@ pub enum AuthFailure {
         /// One sentence for the client (`error_description` of RFC 6750), without a secret.
         description: &'static str,
     },
+    /// An endpoint rejects the request.
+    #[error("the endpoint rejects the request")]
+    Rejected(EndpointRejection),
+    /// The address of the client has caused too many calls to an endpoint.
+    #[error("too many calls of this address")]
+    TooManyCalls {
+        /// Time until another call is admitted.
+        retry_after: Duration,
+    },
     /// The provider cannot check the credentials at the moment.
     #[error("the authentication provider is not available")]
     Unavailable {
         /// Time after which another attempt is useful.
         retry_after: Duration,
     },
+}
+
+/// Rejection by an endpoint.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EndpointRejection {
+    /// The status is 403, else 401.
+    pub is_forbidden: bool,
+    /// Values of `WWW-Authenticate`.
+    pub challenges: Vec<HeaderValue>,
 }

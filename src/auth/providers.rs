@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::certificate::CertificateProvider;
-use super::config::{Config, JwtConfig, ProviderConfig, ProviderKind};
+use super::config::{Config, ForwardConfig, JwtConfig, ProviderConfig, ProviderKind};
+use super::forward::{self, ForwardProvider};
 use super::jwt::{JwtProvider, KeyFollower};
 use super::provider::Provider;
 use crate::lifecycle::health::Health;
@@ -25,6 +26,7 @@ enum Running {
         follower: Option<KeyFollower>,
     },
     Certificate(Arc<CertificateProvider>),
+    Forward(Arc<ForwardProvider>),
 }
 
 impl Providers {
@@ -62,6 +64,7 @@ impl Providers {
                 self.forget(&config.name);
                 Running::Certificate(Arc::new(CertificateProvider::new(&config.name)))
             }
+            ProviderKind::Forward(forward) => self.forward(before, &config.name, forward),
         }
     }
 
@@ -86,7 +89,19 @@ impl Providers {
         }
     }
 
-    /// Removes the metrics of a provider without a task.
+    fn forward(&self, before: Option<Running>, name: &str, config: &ForwardConfig) -> Running {
+        match before {
+            Some(Running::Forward(provider)) if provider.config() == config => {
+                return Running::Forward(provider);
+            }
+            Some(Running::Forward(_)) => {}
+            _ => self.forget(name),
+        }
+        let provider = ForwardProvider::new(name, config, &self.health, &self.metrics);
+        Running::Forward(Arc::new(provider))
+    }
+
+    /// Removes the metrics of a provider.
     fn forget(&self, name: &str) {
         let metrics = &self.metrics;
         for result in ["succeeded", "failed"] {
@@ -101,6 +116,7 @@ impl Providers {
             .authentication_keys_loaded_timestamp_seconds
             .remove_label_values(&[name])
             .unwrap_or(());
+        forward::forget(name, metrics);
     }
 
     /// Finds a provider for a route.
@@ -109,6 +125,7 @@ impl Providers {
         Some(match self.lock().get(name)? {
             Running::Jwt { provider, .. } => Arc::clone(provider) as Arc<dyn Provider>,
             Running::Certificate(provider) => Arc::clone(provider) as Arc<dyn Provider>,
+            Running::Forward(provider) => Arc::clone(provider) as Arc<dyn Provider>,
         })
     }
 

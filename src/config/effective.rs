@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::model::Config;
 use super::units::{format_duration, format_size};
-use crate::auth::config::{JwtConfig, KeysConfig, ProviderConfig, ProviderKind};
+use crate::auth::config::{ForwardConfig, JwtConfig, KeysConfig, ProviderConfig, ProviderKind};
 use crate::feed::SlowPolicy;
 use crate::http::RouteConfig;
 use crate::http::config::{CloseStyle, Delivery, Expired, SourceConfig, Unauthenticated};
@@ -167,6 +167,7 @@ fn provider(provider: &ProviderConfig) -> Value {
     let (kind, settings) = match &provider.kind {
         ProviderKind::Jwt(jwt) => ("jwt", jwt_provider(jwt)),
         ProviderKind::Certificate => ("certificate", json!({})),
+        ProviderKind::Forward(forward) => ("forward", forward_provider(forward)),
     };
     json!({ "name": provider.name, kind: settings })
 }
@@ -194,6 +195,20 @@ fn jwt_provider(jwt: &JwtConfig) -> Value {
         "algorithms": algorithms.collect::<Vec<_>>(),
         "leeway": format_duration(jwt.leeway),
         "from": jwt.from.iter().map(ToString::to_string).collect::<Vec<_>>(),
+    })
+}
+
+fn forward_provider(forward: &ForwardConfig) -> Value {
+    let cache = json!({
+        "for": format_duration(forward.cache_for),
+        "entries": forward.cache_entries,
+    });
+    json!({
+        "url": forward.url.to_string(),
+        "ca": forward.ca,
+        "send": forward.send.iter().map(|name| name.as_str()).collect::<Vec<_>>(),
+        "timeout": format_duration(forward.timeout),
+        "cache": (!forward.cache_for.is_zero()).then_some(cache),
     })
 }
 

@@ -18,7 +18,7 @@ use crate::http::route::Routes;
 use crate::limit::clients::Limit;
 use crate::limit::load_level::SharedLevel;
 use crate::limit::token_bucket::Bucket;
-use crate::limit::{ClientLimiter, ConnectionLimiter, ConnectionPermit, FailureLimiter, Rate};
+use crate::limit::{AddressLimiter, ClientLimiter, ConnectionLimiter, ConnectionPermit, Rate};
 use crate::presence::{Protocol, StreamTable};
 use crate::telemetry::Metrics;
 
@@ -36,7 +36,9 @@ pub struct Context {
     /// Limits per client.
     pub client_limiter: Arc<ClientLimiter>,
     /// Limits of failed authentications.
-    pub(super) failure_limiter: FailureLimiter,
+    pub(super) failure_limiter: AddressLimiter,
+    /// Limits of calls to authentication endpoints.
+    pub(super) call_limiter: AddressLimiter,
     /// By protocol ([`Protocol::Http11`], [`Protocol::H2`]), then clear text and TLS.
     connections: [[ConnectionMetrics; 2]; 2],
     /// By [`RejectionCode`].
@@ -83,7 +85,8 @@ impl Context {
             connection_limiter,
             load_level,
             client_limiter: ClientLimiter::new(),
-            failure_limiter: FailureLimiter::default(),
+            failure_limiter: AddressLimiter::of_failures(),
+            call_limiter: AddressLimiter::of_calls(),
             revocations: OnceLock::new(),
             routes: ArcSwap::default(),
             gap_log_limiter: Bucket::new(GAP_LOG_RATE),

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! accept a connection    connections   permits per connection; headroom of file descriptors
-//! check credentials      failures      failed authentications per address and in total
+//! check credentials      addresses     failed authentications and calls per address and in total
 //! issue a ticket         tickets     tickets per principal
 //! open an event stream   clients       limits per client: event streams, filter sets, connects
 //! deliver an event       token_bucket  rate of events per client
@@ -14,21 +14,21 @@
 //! failed acquisition into a rejection. The admin thread (`app::load`) refreshes the number of open
 //! descriptors and the load level, so that both work while the shards are busy.
 
+pub mod addresses;
 pub mod clients;
 pub mod config;
 pub mod connections;
 pub mod descriptors;
-pub mod failures;
 mod leaky_bucket;
 pub mod load_level;
 pub mod loop_lag;
 pub mod tickets;
 pub mod token_bucket;
 
+pub use addresses::{AddressLimiter, AddressLimits};
 pub use clients::{ClientLimiter, ClientPermit, Throttled};
 pub use config::{PerClient, Rate, Thresholds};
 pub use connections::{ConnectionLimiter, ConnectionPermit, FdHeadroom};
-pub use failures::{FailureLimiter, FailureLimits};
 pub use leaky_bucket::LeakLimit;
 pub use load_level::LoadLevel;
 pub use loop_lag::LoopLagProbes;

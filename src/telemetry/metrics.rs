@@ -116,6 +116,10 @@ pub struct Metrics {
     pub authentication_key_loads_total: IntCounterVec,
     /// `sidestream_authentication_keys_loaded_timestamp_seconds{provider}`
     pub authentication_keys_loaded_timestamp_seconds: IntGaugeVec,
+    /// `sidestream_authentication_forward_requests_total{provider,result}`
+    pub authentication_forward_requests_total: IntCounterVec,
+    /// `sidestream_authentication_forward_seconds{provider}`
+    pub authentication_forward_seconds: HistogramVec,
     /// `sidestream_revocations`
     pub revocations: IntGauge,
     /// `sidestream_revocation_streams_ended_total{kind}`
@@ -223,6 +227,8 @@ impl Metrics {
             config_reloads_total: r.counters("config_reloads_total", "Configuration reloads, by result.", &["result"])?,
             authentication_key_loads_total: r.counters("authentication_key_loads_total", "Loads of the keys of a token provider, from its issuer or file, by result: `succeeded` or `failed` (the keys of the last load stay in use).", &["provider", "result"])?,
             authentication_keys_loaded_timestamp_seconds: r.gauges("authentication_keys_loaded_timestamp_seconds", "Time of the last successful load of the keys of a token provider, in seconds since 1970; 0 before the first one.", &["provider"])?,
+            authentication_forward_requests_total: r.counters("authentication_forward_requests_total", "Requests that an authentication endpoint decided, by result: `allowed`, `cached` (allowed by an earlier answer), `rejected` (401 or 403), `failed` (no answer within `timeout`, or another one), `busy` (64 calls were in progress for a second), `limited` (too many calls for one address, or in total).", &["provider", "result"])?,
+            authentication_forward_seconds: r.histograms("authentication_forward_seconds", "Duration of the calls to an authentication endpoint. Requests that are answered from the cache, or that wait for a call of another one, make none.", &["provider"])?,
             revocations: r.gauge("revocations", "Revocations in memory.")?,
             revocation_streams_ended_total: r.counters("revocation_streams_ended_total", "Open event streams that a revocation or a kick has ended, by kind: `jti`, `sid`, `sub`, `client`, `kick`.", &["kind"])?,
             revocation_entries_ignored_total: r.counters("revocation_entries_ignored_total", "Entries of the bucket of revocations that were ignored, by reason: `malformed` (key or value), `full` (the table has its maximum of entries; the entry has ended open event streams, and their clients may return).", &["reason"])?,

@@ -5,6 +5,7 @@ mod certificates;
 mod claims;
 mod expiry;
 mod failures;
+mod forward;
 mod issuer;
 mod key_attacks;
 mod manual;

@@ -57,6 +57,8 @@ const NAMES: &[(&str, &str)] = &[
     ("revocations", ""),
     ("revocation_streams_ended_total", "kind"),
     ("revocation_entries_ignored_total", "reason"),
+    ("authentication_forward_requests_total", "provider, result"),
+    ("authentication_forward_seconds", "provider"),
     ("presence_errors_total", ""),
     ("admin_refusals_total", "port, code"),
     ("presence_full_total", ""),

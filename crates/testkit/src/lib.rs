@@ -7,6 +7,7 @@
 //! - servers: [`nats`] (one nats-server or a cluster of three), [`sidestream`] (the sidecar under
 //!   test), [`front`] (nginx, HAProxy, Envoy, Caddy and Traefik), [`certs`] (a certificate
 //!   authority), [`oidc`] (an OpenID Connect issuer), [`issuer`] (one that misbehaves),
+//!   [`endpoint`] (an authentication endpoint of an application),
 //! - clients: [`sse`] with [`sse_parser`] and [`ndjson`] over [`http1`] and [`h2`], [`browser`] (Chromium),
 //!   [`node`] (npm packages), [`h2_tap`] (frames as received), [`transport`] (TCP or TLS),
 //! - faults: [`proxy`] (delays, stalls, cuts), and the signals of [`process`],
@@ -20,6 +21,7 @@
 
 pub mod browser;
 pub mod certs;
+pub mod endpoint;
 pub mod front;
 pub mod h2;
 pub mod h2_tap;

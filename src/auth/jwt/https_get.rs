@@ -5,7 +5,6 @@
 
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty, Limited};
@@ -13,13 +12,13 @@ use hyper::client::conn::http1;
 use hyper::header::{ACCEPT, HOST, USER_AGENT};
 use hyper::{Request, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
-use rustls::{ClientConfig, RootCertStore};
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, ServerName};
+use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::task::{JoinSet, spawn_blocking};
+use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
+
+use crate::auth::client_tls::{NoRoots, client_config};
 
 /// 256 KiB: a hundred keys with certificate chains fit.
 const BODY_BYTES_MAX: usize = 256 << 10;
@@ -58,8 +57,8 @@ pub(super) enum GetError {
         url: Uri,
     },
     /// The certificate authorities cannot be read.
-    #[error("{0}")]
-    Roots(String),
+    #[error(transparent)]
+    Roots(#[from] NoRoots),
     /// The host is no DNS name and no address.
     #[error("{0} has an invalid host")]
     Host(Uri),
@@ -84,7 +83,8 @@ pub(super) async fn get(url: &Uri, ca: Option<&Path>) -> Result<Bytes, GetError>
         return exchange(socket, url, host).await;
     }
     let server = ServerName::try_from(name.to_owned()).map_err(|_| GetError::Host(url.clone()))?;
-    let connector = TlsConnector::from(tls(ca).await?);
+    // For each fetch, so that a changed file is used.
+    let connector = TlsConnector::from(client_config(ca).await?);
     let socket = connector.connect(server, socket).await.map_err(failed)?;
     exchange(socket, url, host).await
 }
@@ -126,37 +126,4 @@ where
         .await;
     let body = body.map_err(|_| GetError::Body { url: url.clone() })?;
     Ok(body.to_bytes())
-}
-
-/// Reads the certificate authorities for each fetch, so that a changed file is used.
-async fn tls(ca: Option<&Path>) -> Result<Arc<ClientConfig>, GetError> {
-    let ca = ca.map(Path::to_owned);
-    let roots = spawn_blocking(move || match ca {
-        Some(file) => authorities(&file),
-        None => {
-            let mut roots = RootCertStore::empty();
-            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-            Ok(roots)
-        }
-    });
-    let roots = roots
-        .await
-        .map_err(|error| GetError::Roots(error.to_string()))??;
-    if roots.is_empty() {
-        let message = "there are no TLS root certificates: name a file as `keys.ca`";
-        return Err(GetError::Roots(message.into()));
-    }
-    let config = ClientConfig::builder().with_root_certificates(roots);
-    Ok(Arc::new(config.with_no_client_auth()))
-}
-
-fn authorities(file: &Path) -> Result<RootCertStore, GetError> {
-    let wrong =
-        |error: &dyn std::fmt::Display| GetError::Roots(format!("{}: {error}", file.display()));
-    let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_file_iter(file).map_err(|error| wrong(&error))? {
-        let certificate = certificate.map_err(|error| wrong(&error))?;
-        roots.add(certificate).map_err(|error| wrong(&error))?;
-    }
-    Ok(roots)
 }

@@ -11,6 +11,7 @@ use hyper::header::{
 use hyper::{Method, Response, StatusCode};
 
 use super::body::Body;
+use super::challenge::Challenge;
 use super::rejection::Rejection;
 use super::rejection_code::{RejectionCode, Row};
 use super::request::is_browser;
@@ -120,8 +121,8 @@ pub(in crate::http) fn reject<B>(
     if rejection.code == RejectionCode::MethodNotAllowed {
         headers.insert(ALLOW, METHODS);
     }
-    if let Some(challenge) = rejection.challenge {
-        headers.insert(WWW_AUTHENTICATE, challenge.value());
+    for value in rejection.challenge.iter().flat_map(Challenge::values) {
+        headers.append(WWW_AUTHENTICATE, value);
     }
     if row.is_temporary {
         let seconds = rejection.retry_after().as_secs() + 1;

@@ -3,9 +3,9 @@
 //! ```text
 //! route, method, Accept, body -> authenticate -> variables, subjects -> admission -> client limits
 //!
-//! limit::FailureLimiter   too many failures of this address: 429, nothing is verified
+//! limit::AddressLimiter   too many failures of this address: 429, nothing is verified
 //!   providers of the route, in order, until one finds its credentials in the request
-//!     principal | invalid: 401 | not available: 503 | none found: 401
+//!     principal | invalid: 401, 403 | too many calls: 429 | not available: 503 | none found: 401
 //! auth::Revocations       revoked: 401 | not known, if configured: 503
 //! ```
 //!
@@ -16,6 +16,7 @@
 //! Credentials are never logged, and neither is the query, which may have them.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use hyper::header::AUTHORIZATION;
 use hyper::{HeaderMap, Method};
@@ -25,7 +26,7 @@ use super::rejection::Rejection;
 use super::rejection_code::RejectionCode;
 use super::request::{AuthenticatedRequest, Request, is_browser};
 use super::target::TargetParts;
-use crate::auth::provider::Target;
+use crate::auth::provider::{EndpointRejection, Target};
 use crate::auth::revocations::Denial;
 use crate::auth::{AuthFailure, Credentials, Principal};
 use crate::encoding::Framing;
@@ -33,6 +34,7 @@ use crate::http::config::Unauthenticated;
 use crate::http::context::Context;
 use crate::http::route::Route;
 use crate::http::stream::compact_time;
+use crate::limit::AddressLimiter;
 use crate::net::request_head;
 
 /// Determines the principal of a request by the providers of its route.
@@ -53,6 +55,7 @@ pub(in crate::http) async fn authenticate<'r>(
             route,
             parts,
             request: &request,
+            calls: &context.call_limiter,
         };
         principal(context, &attempt).await?
     };
@@ -75,12 +78,17 @@ async fn principal(context: &Context, attempt: &Attempt<'_>) -> Result<Principal
         .check(address, compact_time::now())
         .map_err(|wait| Rejection::after(RejectionCode::TooManyAuthenticationFailures, wait))?;
     let verified = verify(attempt).await;
-    if let Err(AuthFailure::Invalid { description }) = &verified {
+    let reason = match &verified {
+        Err(AuthFailure::Invalid { description }) => Some(*description),
+        Err(AuthFailure::Rejected(_)) => Some("the endpoint rejects the request"),
+        _ => None,
+    };
+    if let Some(reason) = reason {
         failures.record(address, compact_time::now());
         tracing::debug!(
             client.addr = %address,
             route = &*attempt.route.label,
-            reason = description,
+            reason,
             "authentication failed"
         );
     }
@@ -94,10 +102,34 @@ async fn principal(context: &Context, attempt: &Attempt<'_>) -> Result<Principal
             challenge: Some(Challenge::InvalidToken(description)),
             ..Rejection::new(RejectionCode::InvalidToken, description)
         }),
+        Err(AuthFailure::Rejected(rejection)) => Err(denied(rejection)),
+        Err(AuthFailure::TooManyCalls { retry_after }) => Err(Rejection::after(
+            RejectionCode::TooManyAuthentications,
+            retry_after,
+        )),
         Err(AuthFailure::Unavailable { retry_after }) => Err(Rejection::after(
             RejectionCode::AuthenticationUnavailable,
             retry_after,
         )),
+    }
+}
+
+/// Returns the rejection of a request that an endpoint has rejected.
+fn denied(rejection: EndpointRejection) -> Rejection {
+    let code = if rejection.is_forbidden {
+        RejectionCode::Forbidden
+    } else {
+        RejectionCode::Unauthenticated
+    };
+    let challenge = match (&*rejection.challenges, rejection.is_forbidden) {
+        // RFC 9110, 15.5.2: a 401 has a challenge.
+        ([], false) => Some(Challenge::NoCredentials),
+        ([], true) => None,
+        _ => Some(Challenge::OfEndpoint(rejection.challenges)),
+    };
+    Rejection {
+        challenge,
+        ..Rejection::new(code, "the authentication endpoint rejects the request")
     }
 }
 
@@ -131,7 +163,10 @@ pub(in crate::http) fn unauthenticated_framing(
 ) -> Option<Framing> {
     let is_unauthenticated = matches!(
         rejection.code,
-        RejectionCode::Unauthenticated | RejectionCode::InvalidToken | RejectionCode::Revoked
+        RejectionCode::Unauthenticated
+            | RejectionCode::InvalidToken
+            | RejectionCode::Revoked
+            | RejectionCode::Forbidden
     );
     let is_stream = match route.config.unauthenticated {
         Unauthenticated::Auto => is_browser(headers),
@@ -146,6 +181,7 @@ struct Attempt<'r> {
     route: &'r Route,
     parts: TargetParts<'r>,
     request: &'r Request<'r>,
+    calls: &'r AddressLimiter,
 }
 
 impl Credentials for Attempt<'_> {
@@ -171,6 +207,10 @@ impl Credentials for Attempt<'_> {
             headers, remote, ..
         } = *self.request;
         self.parts.target(headers, remote, added)
+    }
+
+    fn admit_call(&self) -> Result<(), Duration> {
+        self.calls.take(self.request.remote, compact_time::now())
     }
 
     fn certificate(&self) -> Option<&[u8]> {

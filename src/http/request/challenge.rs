@@ -2,8 +2,8 @@
 
 use hyper::header::HeaderValue;
 
-/// Challenge of RFC 6750, section 3.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Challenge of RFC 6750, section 3, or of an endpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::http) enum Challenge {
     /// The request has no credentials: no error is named.
     NoCredentials,
@@ -11,27 +11,34 @@ pub(in crate::http) enum Challenge {
     InvalidToken(&'static str),
     /// The credentials are valid and do not allow the request.
     InsufficientScope,
+    /// Values that an authentication endpoint has sent.
+    OfEndpoint(Vec<HeaderValue>),
 }
 
 impl Challenge {
-    /// Returns the value of `WWW-Authenticate`.
-    pub(in crate::http) fn value(self) -> HeaderValue {
-        const NO_CREDENTIALS: HeaderValue =
-            HeaderValue::from_static(r#"Bearer realm="sidestream""#);
-        let error = match self {
-            Self::NoCredentials => return NO_CREDENTIALS,
-            Self::InsufficientScope => r#"error="insufficient_scope""#.to_owned(),
+    /// Returns the values of `WWW-Authenticate`.
+    pub(in crate::http) fn values(&self) -> Vec<HeaderValue> {
+        match self {
+            Self::NoCredentials => vec![NO_CREDENTIALS],
+            Self::InsufficientScope => vec![bearer(r#"error="insufficient_scope""#)],
             Self::InvalidToken(reason) => {
                 // RFC 6750, section 3: printable ASCII without quotation marks and backslashes.
                 let is_valid =
                     |char: &char| matches!(char, ' '..='~') && !matches!(char, '"' | '\\');
                 let reason: String = reason.chars().filter(is_valid).collect();
-                format!(r#"error="invalid_token", error_description="{reason}""#)
+                let error = format!(r#"error="invalid_token", error_description="{reason}""#);
+                vec![bearer(&error)]
             }
-        };
-        HeaderValue::try_from(format!(r#"Bearer realm="sidestream", {error}"#))
-            .unwrap_or(NO_CREDENTIALS)
+            Self::OfEndpoint(values) => values.clone(),
+        }
     }
+}
+
+const NO_CREDENTIALS: HeaderValue = HeaderValue::from_static(r#"Bearer realm="sidestream""#);
+
+fn bearer(error: &str) -> HeaderValue {
+    HeaderValue::try_from(format!(r#"Bearer realm="sidestream", {error}"#))
+        .unwrap_or(NO_CREDENTIALS)
 }
 
 #[cfg(test)]
@@ -40,7 +47,7 @@ mod tests {
 
     #[test]
     fn challenge_names_an_error_only_if_there_were_credentials() {
-        let text = |challenge: Challenge| challenge.value().to_str().unwrap().to_owned();
+        let text = |challenge: Challenge| challenge.values()[0].to_str().unwrap().to_owned();
         assert_eq!(
             text(Challenge::NoCredentials),
             r#"Bearer realm="sidestream""#

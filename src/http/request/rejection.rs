@@ -93,7 +93,8 @@ impl Rejection {
     }
 
     fn is_unauthenticated(&self) -> bool {
-        self.code.row().status == Some(StatusCode::UNAUTHORIZED)
+        self.code == RejectionCode::Forbidden
+            || self.code.row().status == Some(StatusCode::UNAUTHORIZED)
     }
 
     /// JSON body for programs.

@@ -42,10 +42,14 @@ pub(in crate::http) enum RejectionCode {
     InvalidToken,
     /// The credentials or the name of the client are revoked.
     Revoked,
+    /// An authentication endpoint forbids the request.
+    Forbidden,
     /// The principal does not have a claim that the route reads.
     ClaimMissing,
     /// Too many authentications of this address have failed recently.
     TooManyAuthenticationFailures,
+    /// Too many requests of this address needed a call to an authentication endpoint.
+    TooManyAuthentications,
     /// A provider cannot verify credentials at the moment.
     AuthenticationUnavailable,
     /// Events after the client's `Last-Event-ID` are no longer retained.
@@ -102,7 +106,7 @@ pub(in crate::http) struct Row {
 
 impl RejectionCode {
     /// Every code, in the order of the enum.
-    pub(in crate::http) const ALL: [Self; 37] = [
+    pub(in crate::http) const ALL: [Self; 39] = [
         Self::NotFound,
         Self::MethodNotAllowed,
         Self::NotAcceptable,
@@ -119,8 +123,10 @@ impl RejectionCode {
         Self::Unauthenticated,
         Self::InvalidToken,
         Self::Revoked,
+        Self::Forbidden,
         Self::ClaimMissing,
         Self::TooManyAuthenticationFailures,
+        Self::TooManyAuthentications,
         Self::AuthenticationUnavailable,
         Self::LastEventIdExpired,
         Self::NatsNotConnected,
@@ -248,6 +254,12 @@ impl RejectionCode {
                 "the credentials are revoked",
                 "authenticate again: credentials that are issued after the revocation of a subject or client are valid",
             ),
+            Self::Forbidden => Row::permanent(
+                Status::FORBIDDEN,
+                "forbidden",
+                "the client may not read this route",
+                "the authentication endpoint of the route decides: see its log",
+            ),
             Self::ClaimMissing => Row::permanent(
                 Status::FORBIDDEN,
                 "claim_missing",
@@ -259,6 +271,12 @@ impl RejectionCode {
                 "too_many_authentication_failures",
                 "too many authentications from this address have failed",
                 "wait as long as Retry-After says, and send valid credentials",
+            ),
+            Self::TooManyAuthentications => Row::temporary(
+                Status::TOO_MANY_REQUESTS,
+                "too_many_authentications",
+                "too many requests from this address had to be authenticated",
+                "wait as long as Retry-After says; behind a proxy, set `trusted_proxies`",
             ),
             Self::AuthenticationUnavailable => Row::temporary(
                 Status::SERVICE_UNAVAILABLE,

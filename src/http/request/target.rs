@@ -87,11 +87,13 @@ fn is_host(text: &str) -> bool {
     !text.contains('@') && text.parse::<Authority>().is_ok()
 }
 
-/// Returns the host of the request itself. The one in the target wins over `Host` (RFC 9112, 3.2.2).
+/// Returns the host of the request itself, without a user name. The one in the target wins over
+/// `Host` (RFC 9112, 3.2.2).
 fn own_host<'r>(uri: &'r Uri, headers: &'r HeaderMap) -> Cow<'r, str> {
     let authority = uri.authority().map(Authority::as_str);
     let header = || headers.get(HOST).and_then(|host| host.to_str().ok());
-    Cow::Borrowed(authority.or_else(header).unwrap_or_default())
+    let host = authority.or_else(header).unwrap_or_default();
+    Cow::Borrowed(host.rsplit('@').next().unwrap_or_default())
 }
 
 /// Returns a query without the parameters that are a position of an event stream. All others are

@@ -54,6 +54,10 @@ impl Credentials for Request {
     fn target(&self) -> Target<'_> {
         unimplemented!("tokens do not depend on the target")
     }
+
+    fn admit_call(&self) -> Result<(), Duration> {
+        unimplemented!("tokens are verified without a call")
+    }
 }
 
 /// Providers of one configuration with the provider `idp`.

@@ -234,7 +234,7 @@ mod tests {
             ),
             (
                 "keys: { jwks: 'https://me:pw@a/b' }",
-                "the URL of keys has no user name, no password and no fragment",
+                "the URL has no user name, no password and no fragment",
             ),
             (
                 "audience: [], keys: { file: a }, algorithms: [RS256, HS256]",

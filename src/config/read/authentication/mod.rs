@@ -2,6 +2,7 @@
 
 mod certificate;
 mod checks;
+mod forward;
 mod jwt;
 
 use std::cell::Cell;
@@ -118,16 +119,14 @@ fn provider(value: &ValueReader<'_>) -> Option<(Location, ProviderConfig)> {
 /// Reads the one key that names the kind of a provider.
 fn kind(keys: &mut MapReader<'_>) -> Option<ProviderKind> {
     let jwt = keys.get("jwt", jwt::jwt).map(ProviderKind::Jwt);
+    let forward = keys.get("forward", forward::forward);
+    let forward = forward.map(ProviderKind::Forward);
     let certificate = keys.get("certificate", certificate::certificate);
-    let mut kinds = vec!["jwt", "certificate"];
+    let mut kinds = vec!["jwt", "forward", "certificate"];
     kinds.retain(|key| keys.has(key));
-    report_unless_one(
-        keys,
-        &kinds,
-        "the provider has no kind",
-        "add `jwt` or `certificate`",
-    );
-    jwt.or(certificate)
+    let hint = "use one of `jwt`, `forward` and `certificate`";
+    report_unless_one(keys, &kinds, "the provider has no kind", hint);
+    jwt.or(forward).or(certificate)
 }
 
 fn name(value: &ValueReader<'_>) -> Option<String> {
