@@ -1,11 +1,17 @@
 //! Configurations of docs/authentication.md, run with issuers whose tokens have the form of those
 //! products.
 
+use std::fs;
+use std::process::Command;
+
 use serde_json::json;
 use testkit::http1;
+use testkit::nats::free_port;
 use testkit::oidc::OidcIssuer;
+use testkit::process::Process;
 use testkit::sidestream::Sidestream;
 use testkit::sse::SseClient;
+use testkit::wait::{DEADLINE, eventually};
 
 use super::token::{SECRET, Token};
 use super::{Fixture, bearer};
@@ -207,4 +213,49 @@ async fn configuration_for_dex_reads_the_orders_of_the_subject() {
     let own = format!("orders.{subject}.paid");
     let name = reads(&fixture, &sidestream, "/events/orders", &token, &own).await;
     assert_eq!(name, "alice@example.com");
+}
+
+/// Sessions of the application in the page.
+const SESSIONS: &str = r#"
+const sessions = new Map([
+  ["s1", { user: "alice", tenant: "blue", expires: 4102444800 }],
+  ["s2", { user: "eve", tenant: "red", expires: 4102444800 }],
+]);
+const mayRead = (session, uri) => session.user === "alice" && uri.startsWith("/events/orders");
+"#;
+
+#[tokio::test]
+async fn endpoint_and_configuration_for_session_cookies_read_the_orders_of_the_user() {
+    let fixture = Fixture::start().await;
+    let scripts = PAGE.split("```js\n").skip(1);
+    let mut scripts = scripts.filter_map(|rest| rest.split("```").next());
+    let script = scripts.find(|text| text.contains("createServer")).unwrap();
+    let port = free_port();
+    let script = format!("{SESSIONS}{script}").replace("3000", &port.to_string());
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("endpoint.mjs");
+    fs::write(&file, script).unwrap();
+    let mut command = Command::new("node");
+    command.arg(&file).env_remove("NODE_OPTIONS");
+    let _endpoint = Process::spawn("endpoint.mjs", &mut command);
+    let text = example("url: http://127.0.0.1:3000/authorize");
+    let text = text.replace("3000", &port.to_string());
+    let config = testkit::sidestream::config(&fixture.nats, &text);
+    let sidestream = Sidestream::builder(config).start().await;
+
+    let url = sidestream.url("/events/orders");
+    let request = |session: &'static str| SseClient::get(&url).header("Cookie", session);
+    eventually(DEADLINE, "the endpoint answers", async || {
+        request("").connect().await.status() == 401
+    })
+    .await;
+    let mut alice = request("a=1; __Host-session=s1").connect().await;
+    assert_eq!(alice.status(), 200, "{:?}", alice.headers());
+    alice
+        .until_seen("its position", |parser| parser.positions() > 0)
+        .await;
+    fixture.publish("orders.eve.paid", "another").await;
+    fixture.publish("orders.alice.paid", "own").await;
+    assert_eq!(alice.next().await.data, "own");
+    assert_eq!(request("__Host-session=s2").connect().await.status(), 403);
 }
