@@ -64,6 +64,10 @@ pub struct ProviderConfig {
 
 /// Kind of a provider.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "there is one for each provider of the file"
+)]
 pub enum ProviderKind {
     /// Signed tokens.
     Jwt(JwtConfig),

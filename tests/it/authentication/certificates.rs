@@ -12,7 +12,7 @@ use super::{bearer, token};
 use testkit::certs::{Authority, Identity, Workload};
 use testkit::h2::H2Client;
 use testkit::nats::Nats;
-use testkit::sidestream::Sidestream;
+use testkit::sidestream::{Sidestream, run};
 use testkit::sse::SseClient;
 use testkit::wait::{DEADLINE, eventually};
 
@@ -49,36 +49,49 @@ struct Mesh {
 
 impl Mesh {
     async fn start() -> Self {
-        let nats = Nats::start().await;
-        let jetstream = nats.jetstream().await;
-        let workloads = stream::Config {
-            name: "WORKLOADS".into(),
-            subjects: vec!["workloads.>".into()],
-            storage: stream::StorageType::Memory,
-            ..Default::default()
-        };
-        jetstream.create_stream(workloads).await.unwrap();
-        let authority = Authority::new();
-        let server = authority.server("server");
-        let text = format!(
-            "listen:
-  - address: 127.0.0.1:0
-  - address: 127.0.0.1:0
-    tls: {{ certificate: {:?}, key: {:?}, client_ca: {:?} }}
-admin: {{ address: 127.0.0.1:0 }}
-nats: {{ servers: [\"{}\"] }}
+        let listen = "listen:
+  - address: 0.0.0.0:8080
+  - address: 0.0.0.0:8443
+    tls: { certificate: /tls/tls.crt, key: /tls/tls.key, client_ca: /tls/ca.crt }
 authentication:
   renew_before: 2s
   providers:
-    - {{ name: mesh, certificate: {{}} }}
-    - {{ name: idp, jwt: {{ keys: {{ secret: \"${{JWT_SECRET}}\" }} }} }}
-{ROUTES}",
-            server.certificate,
-            server.key,
-            authority.file(),
-            nats.url()
-        );
-        let sidestream = Sidestream::builder(text)
+    - { name: mesh, certificate: {} }
+    - { name: idp, jwt: { keys: { secret: \"${JWT_SECRET}\" } } }
+";
+        Self::with(&format!("{listen}{ROUTES}"), &["workloads"]).await
+    }
+
+    /// Starts with a configuration that names files in `/tls`, and with JetStream streams.
+    async fn with(text: &str, streams: &[&str]) -> Self {
+        let nats = Nats::start().await;
+        let jetstream = nats.jetstream().await;
+        for stream in streams {
+            let config = stream::Config {
+                name: stream.to_uppercase(),
+                subjects: vec![format!("{stream}.>")],
+                storage: stream::StorageType::Memory,
+                ..Default::default()
+            };
+            jetstream.create_stream(config).await.unwrap();
+        }
+        let authority = Authority::new();
+        let server = authority.server("server");
+        let mut text = text.to_owned();
+        for (documented, used) in [
+            ("0.0.0.0:8080", "127.0.0.1:0"),
+            ("0.0.0.0:8443", "127.0.0.1:0"),
+            ("/tls/tls.crt", server.certificate.to_str().unwrap()),
+            ("/tls/tls.key", server.key.to_str().unwrap()),
+            ("/tls/ca.crt", authority.file().to_str().unwrap()),
+        ] {
+            assert!(text.contains(documented), "{documented} in {text}");
+            text = text.replace(documented, used);
+        }
+        let servers = nats.url();
+        let rest =
+            format!("admin: {{ address: 127.0.0.1:0 }}\nnats: {{ servers: [\"{servers}\"] }}\n");
+        let sidestream = Sidestream::builder(text + &rest)
             .env("JWT_SECRET", SECRET)
             .start()
             .await;
@@ -221,8 +234,10 @@ async fn only_a_verified_certificate_of_the_connection_counts() {
     let authorization = bearer(&token("alice"));
     let with_token = |path: &str| clear(path).header("Authorization", &authorization);
     assert_eq!(with_token("/workloads").connect().await.status(), 401);
-    assert_eq!(with_token("/either").connect().await.status(), 200);
+    let alice = with_token("/either").connect().await;
+    assert_eq!(alice.status(), 200);
     assert_eq!(mesh.clients().await, ["idp:alice"]);
+    drop(alice);
     let config = mesh.billing("http/1.1");
     for path in ["/open", "/either"] {
         assert_eq!(mesh.request(path, &config).await.status(), 200, "{path}");
@@ -333,4 +348,72 @@ async fn route_that_a_reload_protects_takes_the_certificate_of_an_open_connectio
         clients.iter().any(|name| name == "CN=billing"),
         "{clients:?}"
     );
+}
+
+#[tokio::test]
+async fn configuration_of_the_manual_serves_a_mesh_and_a_workload_can_be_revoked() {
+    let text = super::manual::example("- name: mesh\n").replace(
+        "authentication:\n",
+        "authentication:\n  revocations: { bucket: revoked }\n",
+    );
+    let mesh = Mesh::with(&text, &["orders", "inbox", "topics"]).await;
+    let billing = Workload {
+        common_name: "billing",
+        dns: &["topics.prices", "topics.stock"],
+        uri: &[SPIFFE_ID],
+        expires_in: None,
+    };
+    let billing = mesh.client("http/1.1", billing);
+    let shipping = Workload {
+        common_name: "shipping dept.",
+        dns: &["*.prices"],
+        ..Workload::default()
+    };
+    let shipping = mesh.client("http/1.1", shipping);
+    let mut orders = begun(mesh.request("/workloads/orders", &billing).await).await;
+    let mut inbox = begun(mesh.request("/workloads/inbox", &billing).await).await;
+    let topic = |name: &str| format!("/workloads/topics?subject=topics.{name}");
+    let mut prices = begun(mesh.request(&topic("prices"), &shipping).await).await;
+    mesh.publish("orders.1", "1").await;
+    mesh.publish("inbox.CN=shipping.a", "2").await;
+    mesh.publish("inbox.CN=billing.a", "3").await;
+    mesh.publish("topics.prices", "4").await;
+    assert_eq!(orders.next().await.data, "1");
+    assert_eq!(inbox.next().await.data, "3");
+    assert_eq!(prices.next().await.data, "4");
+    assert_eq!(mesh.request(&topic("stock"), &billing).await.status(), 200);
+    for (path, config, status, expected) in [
+        (topic("stock"), &shipping, 403, "subject_not_allowed"),
+        (topic("other"), &billing, 403, "subject_not_allowed"),
+        ("/workloads/inbox".into(), &shipping, 400, "bad_variable"),
+    ] {
+        let mut rejected = mesh.request(&path, config).await;
+        assert_eq!(rejected.status(), status, "{path}");
+        assert_eq!(code(&rejected.body().await), expected, "{path}");
+    }
+
+    let file = mesh.sidestream.config_file();
+    let arguments = [
+        "revoke",
+        "--sub",
+        SPIFFE_ID,
+        "--config",
+        file.to_str().unwrap(),
+    ];
+    let output = run(&arguments, mesh.sidestream.folder()).await;
+    assert!(output.status.success(), "{output:?}");
+    for client in [&mut orders, &mut inbox] {
+        let close = client.next().await;
+        assert_eq!(close.name, "sidestream.close");
+        assert!(
+            close.data.contains("\"reason\":\"revoked\""),
+            "{}",
+            close.data
+        );
+    }
+    let mut rejected = mesh.request("/workloads/orders", &billing).await;
+    assert_eq!(rejected.status(), 401);
+    assert_eq!(code(&rejected.body().await), "revoked");
+    mesh.publish("topics.prices", "5").await;
+    assert_eq!(prices.next().await.data, "5", "others go on");
 }

@@ -20,7 +20,7 @@ use super::{Fixture, bearer};
 const PAGE: &str = include_str!("../../../docs/authentication.md");
 
 /// Returns the first configuration with this text.
-fn example(name: &str) -> &'static str {
+pub(super) fn example(name: &str) -> &'static str {
     let examples = PAGE.split("```yaml\n").skip(1);
     let mut texts = examples.filter_map(|rest| rest.split("```").next());
     let found = texts.find(|text| text.contains(name));
