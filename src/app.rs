@@ -263,7 +263,9 @@ impl Live {
             .set_max(config.window_bytes_max, config.feeds_max);
         let limiter = &self.context.connection_limiter;
         let auto = || descriptors::connections_max(limiter.limit());
-        self.context.client_limiter.set(config.http.per_client);
+        self.context
+            .client_limiter
+            .set(config.http.per_client.clone());
         limiter.set(
             config.http.connections_max.unwrap_or_else(auto),
             config.file_descriptors,

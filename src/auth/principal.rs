@@ -81,8 +81,9 @@ impl Principal {
         }
     }
 
-    /// Walks the objects of the claims.
-    fn claim(&self, path: &ClaimPath) -> Option<&Value> {
+    /// Returns a claim, through the objects on its path.
+    #[must_use]
+    pub fn claim(&self, path: &ClaimPath) -> Option<&Value> {
         let Self::Identified(identity) = self else {
             return None;
         };

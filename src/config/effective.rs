@@ -12,11 +12,10 @@ use crate::auth::config::{ForwardConfig, JwtConfig, KeysConfig, ProviderConfig, 
 use crate::feed::SlowPolicy;
 use crate::http::RouteConfig;
 use crate::http::config::{CloseStyle, Delivery, Expired, SourceConfig, Unauthenticated};
-use crate::limit::Rate;
+use crate::limit::{PerClientConfig, Rate};
 use crate::nats::config::{Credentials, Tls};
 use crate::net::{ListenConfig, TlsConfig};
-use crate::subject::Allow;
-use crate::subject::BucketName;
+use crate::subject::{Allow, BucketName, ClaimPath};
 use crate::telemetry::logs::Format;
 
 /// Replacement of a secret.
@@ -39,6 +38,7 @@ pub fn effective(config: &Config) -> Value {
         presence,
         log,
     } = config;
+    let PerClientConfig { fixed, claims } = &http.per_client;
     json!({
         "listen": listen.iter().map(listener).collect::<Vec<_>>(),
         "admin": {
@@ -69,10 +69,10 @@ pub fn effective(config: &Config) -> Value {
             "feeds": feeds_max,
             "subjects_per_request": http.subjects_per_request_max,
             "per_client": {
-                "connections": http.per_client.connections,
-                "filter_sets": http.per_client.filter_sets,
-                "connects": http.per_client.connects.map(rate),
-                "events": http.per_client.events.map(rate),
+                "connections": client_limit(&claims.connections, fixed.connections.into()),
+                "filter_sets": client_limit(&claims.filter_sets, fixed.filter_sets.into()),
+                "connects": client_limit(&claims.connects, fixed.connects.map(rate).into()),
+                "events": client_limit(&claims.events, fixed.events.map(rate).into()),
             },
             "replays": { "running": replays.running, "queued": replays.queued },
         },
@@ -93,6 +93,17 @@ pub fn effective(config: &Config) -> Value {
             "filter": log.filter,
         },
     })
+}
+
+/// Limit as it is written: its value, or a list of claims and at last the value.
+fn client_limit(claims: &[ClaimPath], fixed: Value) -> Value {
+    if claims.is_empty() {
+        return fixed;
+    }
+    let claims = claims
+        .iter()
+        .map(|claim| json!(format!("{{claim{claim}}}")));
+    claims.chain([fixed]).collect()
 }
 
 fn rate(Rate { rate, burst }: Rate) -> Value {

@@ -47,7 +47,7 @@ impl Default for Config {
         // 256 MiB: sixteen windows of the default size.
         let window_bytes_max = 256 << 20;
         let feeds_max = feed::budget::feeds_of(window_bytes_max);
-        let per_client = limit::PerClient::among(feeds_max);
+        let per_client = limit::PerClient::among(feeds_max).into();
         Self {
             listen: vec![net::ListenConfig::default()],
             admin: admin::Config::default(),

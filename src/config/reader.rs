@@ -210,6 +210,24 @@ impl<'w> ValueReader<'w> {
         }
     }
 
+    /// Returns whether it is a list.
+    pub(super) fn is_list(&self) -> bool {
+        matches!(self.node.value, Value::List(_))
+    }
+
+    /// Returns whether it is null.
+    pub(super) fn is_null(&self) -> bool {
+        self.node.is_null()
+    }
+
+    /// Returns its text, if it is a single value. Reports nothing.
+    pub(super) fn single(&self) -> Option<&str> {
+        match &self.node.value {
+            Value::Scalar(scalar) => Some(&scalar.text),
+            Value::List(_) | Value::Map(_) => None,
+        }
+    }
+
     /// Reads a text of at least one character.
     pub(super) fn text(&self) -> Option<String> {
         self.parsed("a text", |text| {

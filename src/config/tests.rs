@@ -361,7 +361,10 @@ fn claim_is_rejected_where_it_is_written_on_a_route_that_does_not_authenticate()
     assert!(client.contains("a claim needs"), "{client}");
     let event =
         report("routes: [{ path: /a, sources: [{ subjects: [a] }], event: '{claim.sub}' }]");
-    assert!(event.contains("`event` has a variable"), "{event}");
+    assert!(event.contains("a claim needs"), "{event}");
+    let other =
+        report("routes: [{ path: /a, sources: [{ subjects: [a] }], event: '{query.name}' }]");
+    assert!(other.contains("`event` has a variable"), "{other}");
 }
 
 #[test]

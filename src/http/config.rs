@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::encoding::Framing;
 use crate::event::Tier;
 use crate::feed::{Limits, Slow};
-use crate::limit::PerClient;
+use crate::limit::PerClientConfig;
 use crate::subject::{Allow, Filter, SubjectTemplate, TextTemplate, Variable};
 
 /// 30 s, from half of it to one and a half times it: how long a client without valid credentials
@@ -26,7 +26,7 @@ pub struct Config {
     /// Maximum number of connections. `None`: derived from the limit of file descriptors.
     pub connections_max: Option<usize>,
     /// Limits of one client.
-    pub per_client: PerClient,
+    pub per_client: PerClientConfig,
     /// Maximum number of subjects in one request.
     pub subjects_per_request_max: usize,
     /// Networks of the proxies whose forwarded header is believed.
@@ -73,7 +73,7 @@ impl Default for Config {
         Self {
             routes: Vec::new(),
             connections_max: None,
-            per_client: PerClient::default(),
+            per_client: PerClientConfig::default(),
             subjects_per_request_max: 16,
             trusted_proxies: Vec::new(),
             forwarded_header: ForwardedHeader::default(),

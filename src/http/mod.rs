@@ -19,6 +19,7 @@ mod h2;
 mod request;
 mod route;
 mod stream;
+mod stream_options;
 mod transport;
 
 pub use accept::connection_task::{Drain, clear_text};

@@ -6,14 +6,14 @@
 //!
 //! `request::resolve` computes what a request reads of a route: filters and client.
 
-use std::hash::{BuildHasher as _, RandomState};
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
 use hyper::header::HeaderValue;
 use prometheus::core::{AtomicU64, GenericCounter};
 use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge};
 
 use super::request::cors;
+use super::stream_options::{NamedOptions, StreamOptions};
 use crate::auth::Provider;
 use crate::encoding::Framing;
 use crate::event::Tier;
@@ -36,21 +36,15 @@ pub(in crate::http) struct Route {
     pub(in crate::http) config: RouteConfig,
     pub(in crate::http) label: Arc<str>,
     /// By framing, whether the route offers it or not.
-    options: [RouteOptions; Framing::ALL.len()],
+    options: [StreamOptions; Framing::ALL.len()],
+    /// Options with claims in the name of events, if `event` has some.
+    pub(in crate::http) named_options: NamedOptions,
     pub(in crate::http) sources: Vec<RouteSource>,
     /// Providers of the route's `authenticate`, in this order.
     pub(in crate::http) providers: Vec<Arc<dyn Provider>>,
     pub(in crate::http) metrics: RouteMetrics,
     /// Request headers that a CORS preflight allows.
     pub(in crate::http) cors_headers: HeaderValue,
-}
-
-/// Options of the route's feeds in one framing.
-#[derive(Debug)]
-struct RouteOptions {
-    options: Arc<FeedOptions>,
-    /// Hash of the options; a reload that does not change them does not change it.
-    hash: u64,
 }
 
 /// One source of a route and the subjects that a request may read of it.
@@ -91,9 +85,6 @@ pub(in crate::http) struct RouteMatch<'p> {
     /// Names of the path's variables with their raw (percent-encoded) values.
     pub(in crate::http) variables: Vec<(&'p str, &'p str)>,
 }
-
-/// Random key of this process for the hashes of filter sets: clients cannot construct collisions.
-static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 
 impl Routes {
     /// Builds the routes of a configuration.
@@ -140,21 +131,18 @@ impl Route {
         let names = config.authenticate.iter();
         let providers = names.filter_map(|name| find_provider(name)).collect();
         let options = Framing::ALL.map(|framing| {
-            let options = FeedOptions {
+            StreamOptions::new(FeedOptions {
                 framing,
                 event: config.event.clone(),
                 priority: config.priority.clone(),
                 window: config.window,
-            };
-            RouteOptions {
-                hash: KEY.hash_one(&options),
-                options: options.into(),
-            }
+            })
         });
         let metrics = RouteMetrics::new(&label, metrics);
         let cors_headers = cors::request_headers(config.variables());
         Self {
             options,
+            named_options: NamedOptions::default(),
             sources,
             providers,
             metrics,
@@ -172,27 +160,22 @@ impl Route {
             .any(|source| source.source.are_positions_shared())
     }
 
-    /// Returns the options of the route's feeds in a framing.
-    pub(in crate::http) fn options(&self, framing: Framing) -> &Arc<FeedOptions> {
-        &self.options[framing as usize].options
+    /// Returns the options of the route's feeds in a framing, without claims.
+    pub(in crate::http) fn options(&self, framing: Framing) -> &StreamOptions {
+        &self.options[framing as usize]
     }
 
     /// Returns a hash of each feed that an event stream with these filters reads. `filters` has one
     /// set per source.
     pub(in crate::http) fn feed_hashes(
         &self,
-        framing: Framing,
+        options: &StreamOptions,
         filters: &[FilterSet],
     ) -> impl Iterator<Item = u64> {
-        let options_hash = self.options[framing as usize].hash;
         self.sources
             .iter()
             .zip(filters)
-            .map(move |(source, filters)| {
-                // The address is unique among the live sources.
-                let source = Arc::as_ptr(&source.source).addr();
-                KEY.hash_one((source, options_hash, filters))
-            })
+            .map(|(source, filters)| options.feed_hash(&source.source, filters))
     }
 }
 

@@ -2,8 +2,9 @@
 //!
 //! A client is identified by the route's `client` template or its address. [`ClientLimiter`] maps
 //! ids to counters in 16 locked shards; a lock is held for one lookup. [`ClientLimiter::acquire`]
-//! returns a [`ClientPermit`] that the event stream holds until it ends. Configured limits can
-//! change at any time and apply to open event streams too.
+//! returns a [`ClientPermit`] that the event stream holds until it ends. Fixed limits can change at
+//! any time and apply to open event streams too. Limits from claims come with a request: those of
+//! the newest event stream apply to the client.
 //!
 //! A client that reaches a limit of connections, filter sets or connects gets a rejection; reaching
 //! the rate of events delays its events (`http::stream::throttle`).
@@ -17,8 +18,9 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use smallvec::SmallVec;
 
-use super::config::{PerClient, Rate};
+use super::config::{PerClient, PerClientConfig, Rate};
 use super::token_bucket::Bucket;
+use crate::auth::Principal;
 
 /// Table of the clients that opened an event stream recently, by id.
 ///
@@ -27,7 +29,7 @@ use super::token_bucket::Bucket;
 /// configured.
 #[derive(Debug)]
 pub struct ClientLimiter {
-    config: ArcSwap<PerClient>,
+    config: ArcSwap<PerClientConfig>,
     shards: [Mutex<Shard>; SHARDS],
     /// Rate of log lines about throttled clients.
     log_bucket: Bucket,
@@ -56,6 +58,10 @@ struct Client {
 struct Buckets {
     connects: Option<Bucket>,
     events: Option<Bucket>,
+    /// A claim has set the rate of `connects`.
+    has_claimed_connects: bool,
+    /// A claim has set the rate of `events`.
+    has_claimed_events: bool,
 }
 
 /// Permit of one event stream; dropping it returns what it counts.
@@ -135,34 +141,41 @@ impl ClientLimiter {
         })
     }
 
-    /// Changes the limits, for open event streams too. Buckets with a changed rate start full.
-    pub fn set(&self, config: PerClient) {
+    /// Changes the limits, for open event streams too. Rates from claims stay.
+    pub fn set(&self, config: PerClientConfig) {
+        let fixed = config.fixed;
         let before = self.config.swap(Arc::new(config));
-        if *before == config {
+        if before.fixed == fixed {
             return;
         }
         for shard in &self.shards {
             for client in lock(shard).values() {
-                client.buckets.store(Arc::new(Buckets::new(config)));
+                client.set_rates(client.buckets.load().claimed(), fixed);
             }
         }
     }
 
-    /// Counts a new event stream of a client. `None`: no limit is configured.
+    /// Counts a new event stream of a client that reads these filter sets, by hash. `None`: no
+    /// limit applies to it.
     ///
     /// # Errors
     /// Returns [`Throttled`] if the client has reached a limit.
-    pub fn acquire(self: &Arc<Self>, id: &str) -> Result<Option<ClientPermit>, Throttled> {
-        let config = **self.config.load();
-        if config == PerClient::default() {
+    pub fn acquire(
+        self: &Arc<Self>,
+        id: &str,
+        principal: &Principal,
+        filter_sets: impl IntoIterator<Item = u64>,
+    ) -> Result<Option<ClientPermit>, Throttled> {
+        let config = self.config.load();
+        let claimed = config.claims.limits_of(principal);
+        if claimed.or(config.fixed) == PerClient::default() {
             return Ok(None);
         }
-        let client = self.client(id, config);
-        let most = config.connections.unwrap_or(usize::MAX);
+        let (client, limits) = self.client(id, claimed);
         // Counted before the comparison, so that two concurrent requests cannot both be the last
         // permitted one.
         let before = client.open.fetch_add(1, Ordering::Relaxed);
-        let permit = ClientPermit {
+        let mut permit = ClientPermit {
             client,
             clients: Arc::clone(self),
             filter_sets: SmallVec::new(),
@@ -179,18 +192,26 @@ impl ClientLimiter {
         {
             return Err(permit.reject(Limit::Connects, Some(wait)));
         }
-        if before >= most {
+        if limits.connections.is_some_and(|most| before >= most) {
             return Err(permit.reject(Limit::Connections, None));
+        }
+        if !permit.add_filter_sets(filter_sets, limits.filter_sets) {
+            return Err(permit.reject(Limit::FilterSets, None));
         }
         Ok(Some(permit))
     }
 
-    fn client(&self, id: &str, config: PerClient) -> Arc<Client> {
+    /// Returns the client with this id and its limits: those of its claims, then the fixed ones.
+    fn client(&self, id: &str, claimed: PerClient) -> (Arc<Client>, PerClient) {
         let now = self.began.elapsed().as_secs();
         let mut shard = lock(&self.shards[shard_of(id)]);
+        // With the lock held: `set` changes the clients of the table after this one.
+        let fixed = self.config.load().fixed;
+        let limits = claimed.or(fixed);
         if let Some(known) = shard.get(id) {
             known.seen.store(now, Ordering::Relaxed);
-            return Arc::clone(known);
+            known.set_rates(claimed, fixed);
+            return (Arc::clone(known), limits);
         }
         if shard.len() >= CLIENTS_MAX / SHARDS {
             evict_idle(&mut shard);
@@ -199,12 +220,12 @@ impl ClientLimiter {
             id: id.into(),
             open: AtomicUsize::new(0),
             filter_sets: Mutex::default(),
-            buckets: ArcSwap::from_pointee(Buckets::new(config)),
+            buckets: ArcSwap::from_pointee(Buckets::default().with_rates(claimed, fixed)),
             seen: AtomicU64::new(now),
             logged: AtomicU64::new(0),
         });
         shard.insert(id.into(), Arc::clone(&client));
-        client
+        (client, limits)
     }
 
     /// Returns the number of clients in the table.
@@ -224,6 +245,15 @@ impl Client {
     /// Returns whether no event stream is open.
     fn is_idle(&self) -> bool {
         self.open.load(Ordering::Relaxed) == 0
+    }
+
+    /// Replaces the buckets whose rate changes. Called with the lock of the table's shard held.
+    fn set_rates(&self, claimed: PerClient, fixed: PerClient) {
+        let buckets = self.buckets.load();
+        if !buckets.have_rates(claimed, fixed) {
+            self.buckets
+                .store(Arc::new(buckets.with_rates(claimed, fixed)));
+        }
     }
 }
 
@@ -262,36 +292,27 @@ fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
 }
 
 impl ClientPermit {
-    /// Counts the filter sets that the event stream reads, by hash. Called once, before the feeds
-    /// are opened.
-    ///
-    /// # Errors
-    /// Returns [`Throttled`] if the client reads too many different filter sets.
-    pub fn add_filter_sets(
+    /// Counts the filter sets that the event stream reads. Returns false if the client reads too
+    /// many different ones.
+    fn add_filter_sets(
         &mut self,
         filter_sets: impl IntoIterator<Item = u64>,
-    ) -> Result<(), Throttled> {
-        let most = self.clients.config.load().filter_sets.unwrap_or(usize::MAX);
-        let is_full = {
-            let mut held = self
-                .client
-                .filter_sets
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            let before = held.len();
-            for filter_set in filter_sets {
-                *held.entry(filter_set).or_default() += 1;
-                self.filter_sets.push(filter_set);
-            }
-            // A set that the client already reads is free. The first event stream of a client is
-            // served even if its route has more sources than the limit.
-            held.len() > most && held.len() > before && before > 0
-        };
-        if is_full {
-            Err(self.reject(Limit::FilterSets, None))
-        } else {
-            Ok(())
+        most: Option<usize>,
+    ) -> bool {
+        let mut held = self
+            .client
+            .filter_sets
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let before = held.len();
+        for filter_set in filter_sets {
+            *held.entry(filter_set).or_default() += 1;
+            self.filter_sets.push(filter_set);
         }
+        // A set that the client already reads is free. The first event stream of a client is
+        // served even if its route has more sources than the limit.
+        let is_more = held.len() > before && before > 0;
+        !(is_more && most.is_some_and(|most| held.len() > most))
     }
 
     /// Returns the bucket of the client's events, if they are limited.
@@ -385,141 +406,45 @@ impl EventTokens<'_> {
 }
 
 impl Buckets {
-    fn new(config: PerClient) -> Self {
+    /// Returns buckets with these rates. One whose rate changes is not fuller than before.
+    fn with_rates(&self, claimed: PerClient, fixed: PerClient) -> Self {
+        let bucket = |before: &Option<Bucket>, rate: Rate| match before {
+            Some(before) => before.with_rate(rate),
+            None => Bucket::new(rate),
+        };
+        let PerClient {
+            connects, events, ..
+        } = claimed.or(fixed);
         Self {
-            connects: config.connects.map(Bucket::new),
-            events: config.events.map(Bucket::new),
+            connects: connects.map(|rate| bucket(&self.connects, rate)),
+            events: events.map(|rate| bucket(&self.events, rate)),
+            has_claimed_connects: claimed.connects.is_some(),
+            has_claimed_events: claimed.events.is_some(),
+        }
+    }
+
+    /// Returns whether the buckets have these rates.
+    fn have_rates(&self, claimed: PerClient, fixed: PerClient) -> bool {
+        let limits = claimed.or(fixed);
+        self.connects.as_ref().map(Bucket::rate) == limits.connects
+            && self.events.as_ref().map(Bucket::rate) == limits.events
+            && self.has_claimed_connects == claimed.connects.is_some()
+            && self.has_claimed_events == claimed.events.is_some()
+    }
+
+    /// Returns the rates that come from claims.
+    fn claimed(&self) -> PerClient {
+        let rate = |bucket: &Option<Bucket>, is_claimed: bool| {
+            let bucket = bucket.as_ref().filter(|_| is_claimed);
+            bucket.map(Bucket::rate)
+        };
+        PerClient {
+            connects: rate(&self.connects, self.has_claimed_connects),
+            events: rate(&self.events, self.has_claimed_events),
+            ..PerClient::default()
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn clients(config: PerClient) -> Arc<ClientLimiter> {
-        let clients = ClientLimiter::new();
-        clients.set(config);
-        clients
-    }
-
-    #[test]
-    fn table_is_empty_without_limits() {
-        let clients = ClientLimiter::new();
-        assert!(clients.acquire("a").unwrap().is_none());
-        assert!(clients.is_empty());
-    }
-
-    #[test]
-    fn open_event_streams_are_limited_per_client() {
-        let clients = clients(PerClient {
-            connections: Some(2),
-            ..PerClient::default()
-        });
-        let (one, _two) = (clients.acquire("a").unwrap(), clients.acquire("a").unwrap());
-        for _ in 0..3 {
-            assert_eq!(
-                clients.acquire("a").unwrap_err(),
-                Throttled {
-                    limit: Limit::Connections,
-                    wait: None
-                }
-            );
-        }
-        assert!(clients.acquire("b").is_ok());
-        drop(one);
-        assert!(
-            clients.acquire("a").is_ok(),
-            "rejected attempts are not counted"
-        );
-    }
-
-    #[test]
-    fn different_filter_sets_are_limited_per_client() {
-        let clients = clients(PerClient {
-            filter_sets: Some(2),
-            ..PerClient::default()
-        });
-        let read = |id: &str, filter_sets: &[u64]| {
-            let mut permit = clients.acquire(id).unwrap().unwrap();
-            permit
-                .add_filter_sets(filter_sets.iter().copied())
-                .map(|()| permit)
-        };
-        let (one, _two) = (read("a", &[1]).unwrap(), read("a", &[2]).unwrap());
-        let throttled = read("a", &[3]).unwrap_err();
-        assert_eq!(
-            throttled,
-            Throttled {
-                limit: Limit::FilterSets,
-                wait: None
-            }
-        );
-        let again: Vec<ClientPermit> = (0..100).map(|_| read("a", &[1]).unwrap()).collect();
-        assert!(read("b", &[3]).is_ok(), "another client has its own limit");
-        drop(one);
-        assert!(read("a", &[3]).is_err(), "the set is still read");
-        drop(again);
-        assert!(
-            read("a", &[3]).is_ok(),
-            "a set without readers does not count"
-        );
-        assert!(
-            read("c", &[4, 5, 6]).is_ok(),
-            "the first event stream is served whatever the number of its sources"
-        );
-    }
-
-    #[test]
-    fn opening_event_streams_is_rate_limited_after_a_burst() {
-        let clients = clients(PerClient {
-            connects: Some(Rate::new(1, 3)),
-            ..PerClient::default()
-        });
-        for _ in 0..3 {
-            assert!(clients.acquire("a").is_ok());
-        }
-        let throttled = clients.acquire("a").unwrap_err();
-        assert_eq!(throttled.limit, Limit::Connects);
-        assert!(throttled.wait.is_some_and(
-            |wait| wait > Duration::from_millis(500) && wait <= Duration::from_secs(1)
-        ));
-        assert!(clients.acquire("b").is_ok());
-    }
-
-    #[test]
-    fn changed_limits_apply_to_open_event_streams() {
-        let clients = clients(PerClient {
-            connections: Some(5),
-            ..PerClient::default()
-        });
-        let permit = clients.acquire("a").unwrap().unwrap();
-        assert!(permit.events().is_none());
-        clients.set(PerClient {
-            connections: Some(1),
-            events: Some(Rate::new(1, 1)),
-            ..PerClient::default()
-        });
-        assert!(clients.acquire("a").is_err());
-        let events = permit.events().unwrap();
-        assert!(events.take(1).is_ok() && events.take(1).is_err());
-    }
-
-    #[test]
-    fn table_is_bounded_and_keeps_clients_with_open_event_streams() {
-        let clients = clients(PerClient {
-            connections: Some(1),
-            ..PerClient::default()
-        });
-        let open: Vec<_> = (0..100)
-            .map(|number| clients.acquire(&format!("open-{number}")).unwrap())
-            .collect();
-        for number in 0..CLIENTS_MAX * 2 {
-            assert!(clients.acquire(&format!("gone-{number}")).is_ok());
-        }
-        assert!(clients.len() <= CLIENTS_MAX, "{}", clients.len());
-        for number in 0..open.len() {
-            assert!(clients.acquire(&format!("open-{number}")).is_err());
-        }
-    }
-}
+mod tests;

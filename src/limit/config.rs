@@ -5,6 +5,8 @@
 
 use std::num::NonZeroU32;
 
+use crate::subject::ClaimPath;
+
 /// Thresholds of file descriptors in use, in percent of the limit: 1 to 100, `warn` at most
 /// `reject`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +44,38 @@ pub struct PerClient {
     pub events: Option<Rate>,
 }
 
+/// Limits of one client as they are configured: claims of its principal come before fixed values.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PerClientConfig {
+    /// Limits of clients without the claims.
+    pub fixed: PerClient,
+    /// Claims with limits.
+    pub claims: PerClientClaims,
+}
+
+/// Claims with limits of their principal. The first of a list that the principal has counts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PerClientClaims {
+    /// Claims for [`PerClient::connections`].
+    pub connections: Vec<ClaimPath>,
+    /// Claims for [`PerClient::filter_sets`].
+    pub filter_sets: Vec<ClaimPath>,
+    /// Claims for [`PerClient::connects`].
+    pub connects: Vec<ClaimPath>,
+    /// Claims for [`PerClient::events`].
+    pub events: Vec<ClaimPath>,
+}
+
+/// Limits without claims.
+impl From<PerClient> for PerClientConfig {
+    fn from(fixed: PerClient) -> Self {
+        Self {
+            fixed,
+            claims: PerClientClaims::default(),
+        }
+    }
+}
+
 /// 4: one client reads at most a quarter of all feeds by default. Exhausting them takes four
 /// addresses, and thousands of clients behind a proxy that is not trusted still fit.
 const FILTER_SETS_SHARE: usize = 4;
@@ -53,6 +87,17 @@ impl PerClient {
         Self {
             filter_sets: Some(feeds_max.div_ceil(FILTER_SETS_SHARE)),
             ..Self::default()
+        }
+    }
+
+    /// Returns these limits, and the others where these have none.
+    #[must_use]
+    pub fn or(self, others: Self) -> Self {
+        Self {
+            connections: self.connections.or(others.connections),
+            filter_sets: self.filter_sets.or(others.filter_sets),
+            connects: self.connects.or(others.connects),
+            events: self.events.or(others.events),
         }
     }
 }

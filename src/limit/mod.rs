@@ -5,6 +5,7 @@
 //! check credentials      addresses     failed authentications and calls per address and in total
 //! issue a ticket         tickets     tickets per principal
 //! open an event stream   clients       limits per client: event streams, filter sets, connects
+//!                        claims        limits that a client has from the claims of its principal
 //! deliver an event       token_bucket  rate of events per client
 //! a few times a second   load_level    one level from descriptors, memory, event-loop lag, NATS
 //! ```
@@ -15,6 +16,7 @@
 //! descriptors and the load level, so that both work while the shards are busy.
 
 pub mod addresses;
+mod claims;
 pub mod clients;
 pub mod config;
 pub mod connections;
@@ -27,7 +29,7 @@ pub mod token_bucket;
 
 pub use addresses::{AddressLimiter, AddressLimits};
 pub use clients::{ClientLimiter, ClientPermit, Throttled};
-pub use config::{PerClient, Rate, Thresholds};
+pub use config::{PerClient, PerClientClaims, PerClientConfig, Rate, Thresholds};
 pub use connections::{ConnectionLimiter, ConnectionPermit, FdHeadroom};
 pub use leaky_bucket::LeakLimit;
 pub use load_level::LoadLevel;

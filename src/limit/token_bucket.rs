@@ -34,6 +34,43 @@ impl Bucket {
         }
     }
 
+    /// Returns its rate.
+    #[must_use]
+    pub fn rate(&self) -> Rate {
+        self.rate
+    }
+
+    /// Returns a bucket of another rate with as many tokens and as much debt, at most a full
+    /// bucket. Empties this one.
+    #[must_use]
+    pub fn with_rate(&self, rate: Rate) -> Self {
+        let bucket = Self::new(rate);
+        let missing = rate.burst.get().saturating_sub(self.drain());
+        if let Some(missing) = NonZeroU32::new(missing) {
+            let taken = bucket.tokens.check_n(missing);
+            debug_assert!(
+                matches!(taken, Ok(Ok(()))),
+                "a full bucket has its capacity"
+            );
+        }
+        let debt = self.debt.load(Ordering::Relaxed);
+        bucket
+            .debt
+            .store(debt.min(rate.burst.get()), Ordering::Relaxed);
+        bucket
+    }
+
+    /// Takes all tokens and returns their number.
+    fn drain(&self) -> u32 {
+        let powers = (0..u32::BITS).rev().map(|bit| 1 << bit);
+        let taken = powers.filter(|tokens| {
+            let tokens = NonZeroU32::new(*tokens).unwrap_or(NonZeroU32::MIN);
+            // `Err`: more than the capacity.
+            matches!(self.tokens.check_n(tokens), Ok(Ok(())))
+        });
+        taken.fold(0, u32::saturating_add)
+    }
+
     /// Takes `cost` tokens, at most a full bucket. Repays the debt first.
     ///
     /// # Errors
@@ -113,6 +150,40 @@ mod tests {
         assert!(
             wait > Duration::from_millis(200) && wait <= Duration::from_millis(300),
             "two borrowed, one requested: {wait:?}"
+        );
+    }
+
+    #[test]
+    fn bucket_of_another_rate_is_not_fuller_than_before() {
+        for (before, taken, after, left) in [
+            (Rate::new(1, 1000), 300, Rate::new(1, 2000), 700),
+            (Rate::new(1, 1000), 300, Rate::new(1, 50), 50),
+            (Rate::new(1, 7), 7, Rate::new(1, 7), 0),
+            (Rate::new(1, 7), 0, Rate::new(1, 7), 7),
+            (
+                Rate::new(1, 1_000_000_000),
+                1,
+                Rate::new(1, 1_000_000_000),
+                999_999_999,
+            ),
+        ] {
+            let bucket = Bucket::new(before);
+            if taken > 0 {
+                bucket.take(taken).unwrap();
+            }
+            let bucket = bucket.with_rate(after);
+            assert_eq!(bucket.rate(), after);
+            let found = bucket.drain();
+            // A token may be added meanwhile.
+            assert!((left..=left + 1).contains(&found), "{found} of {left}");
+        }
+        let indebted = Bucket::new(Rate::new(1, 10));
+        indebted.take(10).unwrap();
+        (0..10).for_each(|_| indebted.borrow());
+        let wait = indebted.with_rate(Rate::new(1, 4)).take(1).unwrap_err();
+        assert!(
+            wait > Duration::from_secs(3) && wait <= Duration::from_secs(5),
+            "{wait:?}"
         );
     }
 

@@ -122,6 +122,45 @@ impl TextTemplate {
         })
     }
 
+    /// True if a variable is a claim.
+    #[must_use]
+    pub fn has_claims(&self) -> bool {
+        self.variables()
+            .any(|variable| matches!(variable, Variable::Claim(_)))
+    }
+
+    /// Returns the template with text in the place of its claims; the other variables stay. Equal
+    /// text makes equal templates.
+    ///
+    /// # Errors
+    /// [`Unfilled::Missing`] with the first claim that has no value.
+    pub fn with_claims(&self, variables: &dyn Variables) -> Result<Self, Unfilled> {
+        let mut pieces = Vec::with_capacity(self.0.len());
+        let mut text = String::new();
+        for piece in &self.0 {
+            match piece {
+                Piece::Text(literal) => text.push_str(literal),
+                Piece::Variable(claim @ Variable::Claim(_)) => {
+                    let values = variables.values(claim);
+                    let value = values
+                        .first()
+                        .ok_or_else(|| Unfilled::Missing(claim.clone()))?;
+                    text.push_str(value);
+                }
+                Piece::Variable(_) => {
+                    if !text.is_empty() {
+                        pieces.push(Piece::Text(std::mem::take(&mut text).into()));
+                    }
+                    pieces.push(piece.clone());
+                }
+            }
+        }
+        if !text.is_empty() {
+            pieces.push(Piece::Text(text.into()));
+        }
+        Ok(Self(pieces.into()))
+    }
+
     /// Replaces each variable by its first value; `None` if a variable has none.
     #[must_use]
     pub fn fill(&self, variables: &dyn Variables) -> Option<String> {
@@ -304,6 +343,15 @@ fn is_token(value: &str) -> bool {
         })
 }
 
+/// Variables with the value `x`, to check a template before there is a request or an event.
+pub struct SampleValues;
+
+impl Variables for SampleValues {
+    fn values(&self, _: &Variable) -> Vec<Cow<'_, str>> {
+        vec!["x".into()]
+    }
+}
+
 /// Variables of an event: the tokens of its subject.
 pub struct SubjectTokens<'a>(pub &'a str);
 
@@ -381,6 +429,37 @@ mod tests {
             fill("{id}.x", &[("id", "$SYS")], &[]),
             Err(Unfilled::Filter(InvalidFilter::Reserved))
         ));
+    }
+
+    #[test]
+    fn claims_become_text_and_equal_text_makes_equal_templates() {
+        struct Claims(&'static [(&'static str, &'static str)]);
+        impl Variables for Claims {
+            fn values(&self, variable: &Variable) -> Vec<Cow<'_, str>> {
+                let name = variable.to_string();
+                let found = self.0.iter().filter(|(known, _)| *known == name);
+                found.map(|(_, value)| (*value).into()).collect()
+            }
+        }
+        let template = TextTemplate::parse("a-{claim.a}{claim.b}.{subject.2}.{claim.a}").unwrap();
+        assert!(template.has_claims());
+        let claims = Claims(&[("{claim.a}", "x"), ("{claim.b}", "{subject.1}")]);
+        let filled = template.with_claims(&claims).unwrap();
+        assert!(!filled.has_claims());
+        assert_eq!(
+            filled.fill(&SubjectTokens("one.two")).unwrap(),
+            "a-x{subject.1}.two.x",
+            "a value is text, not a template"
+        );
+        let other = TextTemplate::parse("a-{claim.c}.{subject.2}{claim.d}").unwrap();
+        let claims = Claims(&[("{claim.c}", "x{subject.1}"), ("{claim.d}", ".x")]);
+        assert_eq!(other.with_claims(&claims).unwrap(), filled);
+        let missing = template.with_claims(&Claims(&[("{claim.a}", "x")]));
+        let b = Variable::Claim(ClaimPath::parse(".b").unwrap());
+        assert_eq!(missing, Err(Unfilled::Missing(b)));
+        let literal = TextTemplate::parse("{subject.1}").unwrap();
+        assert!(!literal.has_claims());
+        assert_eq!(literal.with_claims(&Claims(&[])), Ok(literal.clone()));
     }
 
     #[test]

@@ -3,11 +3,13 @@
 mod browser;
 mod certificates;
 mod claims;
+mod event_names;
 mod expiry;
 mod failures;
 mod forward;
 mod issuer;
 mod key_attacks;
+mod limits;
 mod manual;
 mod reload;
 mod renewal;

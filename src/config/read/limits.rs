@@ -1,18 +1,17 @@
 //! Reads `limits:`: the limits of one pod and of one client.
 
-use std::num::NonZeroU32;
-
+use super::per_client;
 use crate::config::model::Config;
 use crate::config::reader::ValueReader;
 use crate::feed::budget::feeds_of;
 use crate::feed::replay;
 use crate::http;
-use crate::limit::{PerClient, Rate, Thresholds};
+use crate::limit::{PerClient, PerClientConfig, Thresholds};
 
 /// Values of `limits:`, which the configuration has in several parts.
 pub(super) struct Limits {
     pub(super) connections_max: Option<usize>,
-    pub(super) per_client: PerClient,
+    pub(super) per_client: PerClientConfig,
     pub(super) subjects_per_request_max: usize,
     pub(super) window_bytes_max: usize,
     pub(super) feeds_max: usize,
@@ -48,7 +47,8 @@ impl Default for Limits {
     }
 }
 
-pub(super) fn limits(value: &ValueReader<'_>) -> Option<Limits> {
+/// Reads the limits. `has_providers`: clients can have claims.
+pub(super) fn limits(value: &ValueReader<'_>, has_providers: bool) -> Option<Limits> {
     value.map(|keys| {
         let default = Limits::default();
         let window_bytes_max = keys.get_or(
@@ -71,8 +71,8 @@ pub(super) fn limits(value: &ValueReader<'_>) -> Option<Limits> {
             ),
             window_bytes_max,
             feeds_max,
-            per_client: keys.get_or("per_client", PerClient::among(feeds_max), |value| {
-                per_client(value, feeds_max)
+            per_client: keys.get_or("per_client", PerClient::among(feeds_max).into(), |value| {
+                per_client::per_client(value, feeds_max, has_providers)
             }),
             subjects_per_request_max: keys.get_or(
                 "subjects_per_request",
@@ -92,44 +92,6 @@ fn replays(value: &ValueReader<'_>) -> Option<replay::ReplayLimits> {
             queued: keys.get_or("queued", default.queued, ValueReader::count),
         })
     })
-}
-
-fn per_client(value: &ValueReader<'_>, feeds_max: usize) -> Option<PerClient> {
-    value.map(|keys| {
-        let PerClient {
-            connections,
-            filter_sets: auto,
-            connects,
-            events,
-        } = PerClient::among(feeds_max);
-        let filter_sets = keys.nullable("filter_sets", Some(None), |value| {
-            value.auto_or(ValueReader::count)
-        });
-        Some(PerClient {
-            connections: keys.nullable("connections", connections, ValueReader::count),
-            filter_sets: filter_sets.and_then(|count| count.or(auto)),
-            connects: keys.nullable("connects", connects, rate),
-            events: keys.nullable("events", events, rate),
-        })
-    })
-}
-
-fn rate(value: &ValueReader<'_>) -> Option<Rate> {
-    value.map(|keys| {
-        let rate = keys.require("rate", tokens);
-        let burst = keys.require("burst", tokens);
-        Some(Rate {
-            rate: rate?,
-            burst: burst?,
-        })
-    })
-}
-
-fn tokens(value: &ValueReader<'_>) -> Option<NonZeroU32> {
-    // A count is at most 1,000,000,000.
-    value
-        .count()
-        .and_then(|count| NonZeroU32::new(u32::try_from(count).ok()?))
 }
 
 fn file_descriptors(value: &ValueReader<'_>) -> Option<Thresholds> {

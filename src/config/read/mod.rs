@@ -11,6 +11,7 @@ mod cors;
 mod limits;
 mod listen;
 mod nats;
+mod per_client;
 mod routes;
 mod slow;
 mod sources;
@@ -69,7 +70,11 @@ pub(super) fn config(root: &ValueReader<'_>) -> Option<Config> {
         let routes = keys
             .require("routes", |value| routes::routes(value, providers))
             .unwrap_or_default();
-        let limits = keys.get_or("limits", Limits::default(), limits::limits);
+        // If they are not known, a claim is not reported.
+        let has_providers = names.as_deref().is_none_or(|names| !names.is_empty());
+        let limits = keys.get_or("limits", Limits::default(), |value| {
+            limits::limits(value, has_providers)
+        });
         Some(Config {
             listen,
             admin,

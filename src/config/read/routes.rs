@@ -162,7 +162,7 @@ fn route(value: &ValueReader<'_>, providers: KnownProviders<'_>) -> Option<Locat
         let client = keys.nullable("client", default.client.clone(), |value| {
             client(value, scope)
         });
-        let event = keys.nullable("event", default.event.clone(), event);
+        let event = keys.nullable("event", default.event.clone(), |value| event(value, scope));
         let options = options(keys, default);
         let (locations, sources) = sources?
             .into_iter()

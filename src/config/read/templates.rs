@@ -2,15 +2,13 @@
 //!
 //! `client` and the subjects of a source are filled from a request: path, query, headers, cookies,
 //! and claims if the route authenticates its clients. `event` is filled from the subject of an
-//! event, because an event is encoded once for all clients.
-
-use std::borrow::Cow;
+//! event and from claims: an event is encoded once for all clients with equal claims.
 
 use crate::config::reader::ValueReader;
 use crate::event::EventName;
 use crate::http::config::PathTemplate;
-use crate::subject::template::InvalidTemplate;
-use crate::subject::{TextTemplate, Variable, Variables};
+use crate::subject::template::{InvalidTemplate, SampleValues};
+use crate::subject::{TextTemplate, Variable};
 
 /// Properties of a route that decide which variables its templates may have.
 #[derive(Clone, Copy)]
@@ -27,20 +25,24 @@ pub(super) fn client(value: &ValueReader<'_>, scope: Scope<'_>) -> Option<TextTe
     Some(template)
 }
 
-pub(super) fn event(value: &ValueReader<'_>) -> Option<TextTemplate> {
+pub(super) fn event(value: &ValueReader<'_>, scope: Scope<'_>) -> Option<TextTemplate> {
     let template = text_template(value)?;
-    if template
-        .variables()
-        .any(|variable| !matches!(variable, Variable::SubjectToken(_)))
-    {
+    let is_shared =
+        |variable: &Variable| matches!(variable, Variable::SubjectToken(_) | Variable::Claim(_));
+    if !template.variables().all(is_shared) {
         value.error(
             "`event` has a variable of a request",
-            Some("an event has one name for all clients: use only `{subject.N}`"),
+            Some(
+                "an event has one name for all clients: use only `{subject.N}` and `{claim.NAME}`",
+            ),
         );
         return None;
     }
+    if template.has_claims() && !scope.authenticates {
+        report_claim_without_identity(value);
+    }
     let is_valid = template
-        .fill(&Sample)
+        .fill(&SampleValues)
         .and_then(|name| EventName::parse(&name))
         .is_some();
     if !is_valid {
@@ -50,15 +52,6 @@ pub(super) fn event(value: &ValueReader<'_>) -> Option<TextTemplate> {
         );
     }
     Some(template)
-}
-
-/// Variables with the value `x`, to check a template before there is a request.
-struct Sample;
-
-impl Variables for Sample {
-    fn values(&self, _: &Variable) -> Vec<Cow<'_, str>> {
-        vec!["x".into()]
-    }
 }
 
 fn text_template(value: &ValueReader<'_>) -> Option<TextTemplate> {
@@ -92,13 +85,9 @@ pub(super) fn check_request_variables<'v>(
                 "`{subject.N}` is only allowed in `event`",
                 Some("a request has no subject"),
             ),
-            // Without an identity no request could ever fill it.
-            (Variable::Claim(_), _) if !scope.authenticates => value.error(
-                "a claim needs `authenticate` on this route",
-                Some(
-                    "name a provider of `authentication.providers`, such as `authenticate: [idp]`",
-                ),
-            ),
+            (Variable::Claim(_), _) if !scope.authenticates => {
+                report_claim_without_identity(value);
+            }
             (Variable::Path(name), Some(path))
                 if path.variables().all(|known| known != &**name) =>
             {
@@ -107,6 +96,14 @@ pub(super) fn check_request_variables<'v>(
             _ => {}
         }
     }
+}
+
+/// Reports a claim that no request could ever fill.
+fn report_claim_without_identity(value: &ValueReader<'_>) {
+    value.error(
+        "a claim needs `authenticate` on this route",
+        Some("name a provider of `authentication.providers`, such as `authenticate: [idp]`"),
+    );
 }
 
 fn report_unknown_path_variable(value: &ValueReader<'_>, name: &str, path: &PathTemplate) {

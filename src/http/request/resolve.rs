@@ -1,7 +1,8 @@
 //! Resolves a request against its route: the filters of each source, and the client.
 //!
 //! Templates of the configuration are filled with the variables of the request. A value that cannot
-//! be part of a subject, or a subject outside of the route's `allow`, is a rejection. The client is
+//! be part of a subject, or a subject outside of the route's `allow`, is a rejection. Claims can be
+//! part of the names of events, with which the feeds of the route encode them. The client is
 //! the name by the route's `client`; without one it is provider and subject of the principal, or the
 //! address of an anonymous client. Limits, presence and the log use it.
 
@@ -10,8 +11,13 @@ use super::rejection::Rejection;
 use super::rejection_code::RejectionCode;
 use super::request::AuthenticatedRequest;
 use crate::auth::Principal;
+use crate::encoding::Framing;
+use crate::event::EventName;
+use crate::feed::FeedOptions;
 use crate::http::route::Route;
+use crate::http::stream_options::StreamOptions;
 use crate::net::AddressText;
+use crate::subject::template::SampleValues;
 use crate::subject::{FilterSet, TextTemplate, Unfilled, Variable, Variables as _};
 
 /// Client of a request.
@@ -48,6 +54,40 @@ impl Route {
             return Err(RejectionCode::TooManySubjects.into());
         }
         Ok(sets)
+    }
+
+    /// Returns the options of the feeds that a request reads. Claims in the route's `event` are part
+    /// of them: principals with equal claims share the feeds.
+    ///
+    /// # Errors
+    /// The principal does not have a claim of the route's `event`, or its value cannot be part of
+    /// the name of an event.
+    pub(in crate::http) fn feed_options(
+        &self,
+        framing: Framing,
+        request: &AuthenticatedRequest<'_>,
+    ) -> Result<StreamOptions, Rejection> {
+        let options = self.options(framing);
+        let Some(event) = self
+            .config
+            .event
+            .as_ref()
+            .filter(|event| event.has_claims())
+        else {
+            return Ok(options.clone());
+        };
+        let event = event
+            .with_claims(request)
+            .map_err(|unfilled| reject(unfilled, &request.principal))?;
+        let name = event.fill(&SampleValues);
+        if name.as_deref().and_then(EventName::parse).is_none() {
+            let message = "a claim cannot be part of the name of an event";
+            return Err(Rejection::new(RejectionCode::BadVariable, message));
+        }
+        Ok(self.named_options.share(FeedOptions {
+            event: Some(event),
+            ..FeedOptions::clone(&options.options)
+        }))
     }
 
     /// Returns the client of a request.

@@ -31,6 +31,7 @@ use super::rejection_code::RejectionCode;
 use super::request::{Caller, Request, is_browser};
 use super::revoked::RevocationCheck;
 use super::target::TargetParts;
+use crate::auth::Principal;
 use crate::encoding::Framing;
 use crate::feed::OpenError;
 use crate::http::context::Context;
@@ -38,6 +39,7 @@ use crate::http::route::{Route, RouteMatch, Routes};
 use crate::http::stream::event_stream::EventStream;
 use crate::http::stream::event_stream::opening::{OpenFailure, Opening};
 use crate::http::stream::expiry::Expiry;
+use crate::http::stream_options::StreamOptions;
 use crate::limit::ClientPermit;
 use crate::net::request_head;
 use crate::presence::Protocol;
@@ -136,6 +138,7 @@ async fn respond<B: Sync>(
     let authenticated = authenticate(context, route, parts, asked).await;
     let asked = authenticated.map_err(as_stream)?;
     let filters = route.filters(&asked, routes.config.subjects_per_request_max)?;
+    let options = route.feed_options(framing, &asked)?;
     let client = route.client(&asked)?;
     check.client(&asked, &client).map_err(as_stream)?;
     let mut head = Response::new(());
@@ -149,11 +152,19 @@ async fn respond<B: Sync>(
         return Ok(Answer::Text(head.map(|()| Bytes::new())));
     }
     admit(context, caller.over_limit)?;
-    let permit = client_permit(context, &client.name, route, framing, &filters)?;
+    let permit = client_permit(
+        context,
+        &client.name,
+        &asked.principal,
+        route,
+        &options,
+        &filters,
+    )?;
     let (mark, is_named) = (check.mark(&asked, &client), client.is_named);
     let opening = Opening {
         route: route.clone(),
         filters,
+        options,
         last_event_id: asked
             .request
             .last_event_id(route.config.last_event_id_query.as_deref())
@@ -199,17 +210,13 @@ fn not_acceptable(framings: &[Framing]) -> Rejection {
 fn client_permit(
     context: &Context,
     client: &str,
+    principal: &Principal,
     route: &Route,
-    framing: Framing,
+    options: &StreamOptions,
     filters: &[FilterSet],
 ) -> Result<Option<ClientPermit>, Rejection> {
-    let acquired = context.client_limiter.acquire(client).and_then(|permit| {
-        let Some(mut permit) = permit else {
-            return Ok(None);
-        };
-        permit.add_filter_sets(route.feed_hashes(framing, filters))?;
-        Ok(Some(permit))
-    });
+    let hashes = route.feed_hashes(options, filters);
+    let acquired = context.client_limiter.acquire(client, principal, hashes);
     acquired.map_err(|throttled| {
         context
             .metrics

@@ -184,15 +184,20 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::auth::Principal;
     use crate::limit::{ClientLimiter, PerClient, Rate};
 
     fn limits(rate: u32, burst: u32) -> Option<Box<ClientLimits>> {
         let clients: Arc<ClientLimiter> = ClientLimiter::new();
-        clients.set(PerClient {
+        let limits = PerClient {
             events: Some(Rate::new(rate, burst)),
             ..PerClient::default()
-        });
-        let permit = clients.acquire("a").unwrap().unwrap();
+        };
+        clients.set(limits.into());
+        let permit = clients
+            .acquire("a", &Principal::Anonymous, [])
+            .unwrap()
+            .unwrap();
         Some(Box::new(ClientLimits::of(permit)))
     }
 

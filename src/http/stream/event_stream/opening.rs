@@ -28,6 +28,7 @@ use crate::http::stream::expiry::Expiry;
 use crate::http::stream::handover::{self, Confirmed};
 use crate::http::stream::state::{Client, Peer, StreamState};
 use crate::http::stream::throttle::ClientLimits;
+use crate::http::stream_options::StreamOptions;
 use crate::limit::ClientPermit;
 use crate::presence::{Claim, ClaimRequest, State};
 use crate::subject::FilterSet;
@@ -37,6 +38,8 @@ pub(in crate::http) struct Opening {
     pub(in crate::http) route: Arc<Route>,
     /// One set for each source of the route.
     pub(in crate::http) filters: Vec<FilterSet>,
+    /// Options of the feeds of all sources.
+    pub(in crate::http) options: StreamOptions,
     pub(in crate::http) last_event_id: Option<Vec<u8>>,
     pub(in crate::http) client: Box<str>,
     /// The name is that of a client; otherwise it is the address.
@@ -153,7 +156,7 @@ impl EventStream {
         let mut sources = open_sources(
             context,
             &opening.route,
-            opening.framing,
+            &opening.options,
             opening.filters,
             id.as_ref(),
             rejects_expired,
@@ -283,12 +286,11 @@ impl EventStream {
 async fn open_sources(
     context: &Context,
     route: &Route,
-    framing: Framing,
+    options: &StreamOptions,
     filters: Vec<FilterSet>,
     id: Option<&Result<EventId, InvalidId>>,
     rejects_expired: bool,
 ) -> Result<OpenedSources, OpenFailure> {
-    let options = route.options(framing);
     let mut opened_sources = OpenedSources {
         cursors: Vec::with_capacity(route.sources.len()),
         outcomes: Vec::with_capacity(route.sources.len()),
@@ -298,11 +300,11 @@ async fn open_sources(
     for (index, (route_source, filters)) in route.sources.iter().zip(filters).enumerate() {
         let source = &*route_source.source;
         let start = start(id, source)?;
-        let mut opened = source.open(filters.clone(), options, start).await;
+        let mut opened = source.open(filters.clone(), &options.options, start).await;
         if matches!(opened, Err(OpenError::Rejected)) && !rejects_expired {
             // NATS rejects reading the history; live events may still be allowed.
             let start = Start::Unknown(GapReason::Rejected);
-            opened = source.open(filters, options, start).await;
+            opened = source.open(filters, &options.options, start).await;
         }
         let opened = opened?;
         if id.is_some() {

@@ -84,9 +84,11 @@ impl Fixture {
     }
 
     fn open_until(&self, expiry: Option<Expiry>) -> EventStream {
+        let route = self.context.routes().find("/a").unwrap().route.clone();
         let opening = Opening {
             framing: Framing::Sse,
-            route: self.context.routes().find("/a").unwrap().route.clone(),
+            options: route.options(Framing::Sse).clone(),
+            route,
             filters: vec![FilterSet::new([Filter::parse("a").unwrap()])],
             last_event_id: None,
             client: "alice".into(),
