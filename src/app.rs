@@ -15,6 +15,7 @@
 //! | --- | --- |
 //! | `sources` | streams and core subjects that the routes name |
 //! | `shards` | one thread with a runtime and listeners for each core |
+//! | `tickets` | store of tickets |
 //! | `load` | load level, measured on the admin thread |
 //! | `reload` | a changed configuration; the answer of `/config` |
 //! | `shutdown`, `drain` | the end of the process; the drain of its clients |
@@ -29,6 +30,7 @@ mod reload;
 mod shards;
 mod shutdown;
 mod sources;
+mod tickets;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -58,6 +60,7 @@ use reload::{Pending, Step};
 use shards::Shards;
 use shutdown::Cause;
 use sources::Sources;
+use tickets::TicketStores;
 
 /// Runs the sidecar until a signal ends it, including the drain, which fits into `grace`.
 ///
@@ -161,6 +164,7 @@ impl App {
         let live = Live {
             context,
             providers: auth::Providers::new(&health, &metrics),
+            tickets: TicketStores::new(nats.clone()),
             sources,
             budget,
             metrics,
@@ -279,10 +283,14 @@ impl Live {
         }
         let find = |source: &http::config::SourceConfig| self.sources.find(source);
         let find_provider = |name: &str| self.providers.find(name);
+        let tickets = self
+            .tickets
+            .apply(config.http.tickets.as_ref(), &self.metrics);
         self.context.set_routes(Routes::new(
             config.http.clone(),
             &find,
             &find_provider,
+            tickets,
             &self.metrics,
         ));
     }

@@ -55,7 +55,7 @@ const ABSENT: [(&str, &[&str]); 3] = [
 ];
 
 /// Coined names of types, with the words that engineers search for (GLOSSARY.md).
-const COINED: [(&str, &str); 42] = [
+const COINED: [(&str, &str); 41] = [
     ("Bell", "ShardNotifier"),
     ("Chain", "SequenceTracker"),
     ("Charge", "Reservation"),
@@ -94,7 +94,6 @@ const COINED: [(&str, &str); 42] = [
     ("Supply", "FdHeadroom"),
     ("TakeBack", "SocketReclaim"),
     ("Tally", "WriteStats"),
-    ("Ticket", "ReplayMember"),
     ("Ticks", "CompactInstant"),
     ("Trouble", "Error"),
     ("Visit", "ClientPermit"),

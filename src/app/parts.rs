@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::shards::Shards;
 use super::sources::Sources;
+use super::tickets::TicketStores;
 use crate::config::Loaded;
 use crate::feed::Budget;
 use crate::lifecycle::health::Health;
@@ -45,6 +46,7 @@ pub(super) struct App {
 pub(super) struct Live {
     pub(super) context: Arc<http::Context>,
     pub(super) providers: auth::Providers,
+    pub(super) tickets: TicketStores,
     pub(super) sources: Arc<Sources>,
     pub(super) budget: Arc<Budget>,
     pub(super) metrics: Arc<Metrics>,

@@ -15,6 +15,7 @@
 //! | `forward` | an HTTP endpoint that decides |
 //! | `principal` | principal of a request |
 //! | `revocations` | credentials that are not accepted until a time |
+//! | `tickets` | credentials for one event stream, which other ones buy |
 //! | `clock` | wall-clock time of credentials as monotonic time |
 //!
 //! Tokens, secrets and their claims never appear in logs, errors or metrics.
@@ -29,9 +30,11 @@ pub mod principal;
 pub mod provider;
 pub mod providers;
 pub mod revocations;
+pub mod tickets;
 
 pub use config::{Config, Secret};
 pub use principal::{Expiry, Identity, Principal};
 pub use provider::{AuthFailure, Credentials, Provider};
 pub use providers::Providers;
 pub use revocations::Revocations;
+pub use tickets::{TicketStore, Tickets};

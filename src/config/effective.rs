@@ -11,7 +11,9 @@ use super::units::{format_duration, format_size};
 use crate::auth::config::{ForwardConfig, JwtConfig, KeysConfig, ProviderConfig, ProviderKind};
 use crate::feed::SlowPolicy;
 use crate::http::RouteConfig;
-use crate::http::config::{CloseStyle, Delivery, Expired, SourceConfig, Unauthenticated};
+use crate::http::config::{
+    CloseStyle, CorsConfig, Delivery, Expired, SourceConfig, TicketsConfig, Unauthenticated,
+};
 use crate::limit::{PerClientConfig, Rate};
 use crate::nats::config::{Credentials, Tls};
 use crate::net::{ListenConfig, TlsConfig};
@@ -57,6 +59,7 @@ pub fn effective(config: &Config) -> Value {
                 "bucket": authentication.revocations.bucket.as_ref().map(BucketName::as_str),
                 "when_unavailable": authentication.revocations.when_unavailable.as_str(),
             },
+            "tickets": tickets(http.tickets.as_ref()),
         },
         "routes": http.routes.iter().map(route).collect::<Vec<_>>(),
         "limits": {
@@ -223,6 +226,21 @@ fn forward_provider(forward: &ForwardConfig) -> Value {
     })
 }
 
+fn tickets(tickets: Option<&TicketsConfig>) -> Value {
+    let none: &[Box<str>] = &[];
+    json!({
+        "path": tickets.map(|tickets| tickets.path.as_str()),
+        "bucket": tickets.map(|tickets| tickets.bucket.as_str()),
+        "ttl": format_duration(tickets.map_or(TicketsConfig::TTL, |tickets| tickets.ttl)),
+        "authenticate": tickets.map_or(none, |tickets| &tickets.authenticate),
+        "cors": cors(tickets.map_or(&CorsConfig::default(), |tickets| &tickets.cors)),
+    })
+}
+
+fn cors(cors: &CorsConfig) -> Value {
+    json!({ "origins": cors.origins, "credentials": cors.credentials })
+}
+
 fn route(route: &RouteConfig) -> Value {
     json!({
         "path": route.path.as_str(),
@@ -262,7 +280,7 @@ fn route(route: &RouteConfig) -> Value {
             "tier": tier.as_str(),
         })).collect::<Vec<_>>(),
         "close": match route.close { CloseStyle::Clean => "clean", CloseStyle::Abort => "abort" },
-        "cors": { "origins": route.cors.origins, "credentials": route.cors.credentials },
+        "cors": cors(&route.cors),
     })
 }
 

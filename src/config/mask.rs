@@ -40,7 +40,7 @@ pub(super) const NATS: &str = "nats";
 pub(super) const AUTHENTICATION: &str = "authentication";
 
 /// Words that are shown in `authentication` in a text that could not be parsed.
-pub(super) const AUTHENTICATION_WORDS: [&str; 15] = [
+pub(super) const AUTHENTICATION_WORDS: [&str; 22] = [
     "providers",
     "name",
     "jwt",
@@ -56,6 +56,13 @@ pub(super) const AUTHENTICATION_WORDS: [&str; 15] = [
     "leeway",
     "from",
     "renew_before",
+    "tickets",
+    "path",
+    "bucket",
+    "ttl",
+    "authenticate",
+    "cors",
+    "origins",
 ];
 
 /// Section with a token among other values.

@@ -392,6 +392,11 @@ impl<'w> ValueReader<'w> {
         })
     }
 
+    /// Returns whether the value is a list without items.
+    pub(super) fn is_empty_list(&self) -> bool {
+        matches!(&self.node.value, Value::List(items) if items.is_empty())
+    }
+
     /// Reads a list of at least one item.
     pub(super) fn some<T>(&self, read: impl Fn(&Self) -> Option<T>) -> Option<Vec<T>> {
         self.some_of(ITEMS_MAX, read)
@@ -403,7 +408,7 @@ impl<'w> ValueReader<'w> {
         most: usize,
         read: impl Fn(&Self) -> Option<T>,
     ) -> Option<Vec<T>> {
-        if matches!(&self.node.value, Value::List(items) if items.is_empty()) {
+        if self.is_empty_list() {
             self.error(
                 format!("{} is empty", self.name()),
                 Some("at least one is needed"),

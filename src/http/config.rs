@@ -11,7 +11,7 @@ use crate::encoding::Framing;
 use crate::event::Tier;
 use crate::feed::{Limits, Slow};
 use crate::limit::PerClientConfig;
-use crate::subject::{Allow, Filter, SubjectTemplate, TextTemplate, Variable};
+use crate::subject::{Allow, BucketName, Filter, SubjectTemplate, TextTemplate, Variable};
 
 /// 30 s, from half of it to one and a half times it: how long a client without valid credentials
 /// waits. The page has to renew them meanwhile, and the `EventSource` of a page in the background
@@ -36,6 +36,37 @@ pub struct Config {
     /// Time before the expiry of a principal at which its client receives `sidestream.renew`,
     /// spread by a fifth in both directions.
     pub renew_before: Duration,
+    /// Tickets. `None`: there are no tickets.
+    pub tickets: Option<TicketsConfig>,
+}
+
+/// Query parameter with a ticket.
+pub const TICKET_QUERY: &str = "ticket";
+
+/// Tickets: credentials for one event stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TicketsConfig {
+    /// Path at which clients buy tickets, without variables.
+    pub path: PathTemplate,
+    /// NATS KV bucket of the tickets of all pods.
+    pub bucket: BucketName,
+    /// Life of a ticket.
+    pub ttl: Duration,
+    /// Names of the providers with whose credentials a client can buy tickets; at least one.
+    pub authenticate: Vec<Box<str>>,
+    /// Cross-origin access of browsers.
+    pub cors: CorsConfig,
+}
+
+impl TicketsConfig {
+    /// 30 s: time from buying a ticket until its event stream is requested, on a slow network.
+    pub const TTL: Duration = Duration::from_secs(30);
+
+    /// 1 s: buckets count time to live in seconds.
+    pub const TTL_MIN: Duration = Duration::from_secs(1);
+
+    /// 10 min: a ticket is part of a URL, which browsers and proxies keep.
+    pub const TTL_MAX: Duration = Duration::from_secs(600);
 }
 
 /// Header in which trusted proxies forward the address of the client.
@@ -79,6 +110,7 @@ impl Default for Config {
             forwarded_header: ForwardedHeader::default(),
             // 60 s: a login page or a token endpoint that fails once can be asked again.
             renew_before: Duration::from_secs(60),
+            tickets: None,
         }
     }
 }

@@ -18,7 +18,9 @@ use crate::http::route::Routes;
 use crate::limit::clients::Limit;
 use crate::limit::load_level::SharedLevel;
 use crate::limit::token_bucket::Bucket;
-use crate::limit::{AddressLimiter, ClientLimiter, ConnectionLimiter, ConnectionPermit, Rate};
+use crate::limit::{
+    AddressLimiter, ClientLimiter, ConnectionLimiter, ConnectionPermit, Rate, TicketLimiter,
+};
 use crate::presence::{Protocol, StreamTable};
 use crate::telemetry::Metrics;
 
@@ -39,6 +41,8 @@ pub struct Context {
     pub(super) failure_limiter: AddressLimiter,
     /// Limits of calls to authentication endpoints.
     pub(super) call_limiter: AddressLimiter,
+    /// Limit of tickets per principal.
+    pub(super) ticket_limiter: TicketLimiter,
     /// By protocol ([`Protocol::Http11`], [`Protocol::H2`]), then clear text and TLS.
     connections: [[ConnectionMetrics; 2]; 2],
     /// By [`RejectionCode`].
@@ -88,6 +92,7 @@ impl Context {
             failure_limiter: AddressLimiter::of_failures(),
             call_limiter: AddressLimiter::of_calls(),
             revocations: OnceLock::new(),
+            ticket_limiter: TicketLimiter::default(),
             routes: ArcSwap::default(),
             gap_log_limiter: Bucket::new(GAP_LOG_RATE),
             draining: AtomicBool::new(false),

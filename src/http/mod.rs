@@ -20,6 +20,7 @@ mod request;
 mod route;
 mod stream;
 mod stream_options;
+mod ticket_endpoint;
 mod transport;
 
 pub use accept::connection_task::{Drain, clear_text};

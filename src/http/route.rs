@@ -14,7 +14,8 @@ use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge};
 
 use super::request::cors;
 use super::stream_options::{NamedOptions, StreamOptions};
-use crate::auth::Provider;
+use super::ticket_endpoint::TicketEndpoint;
+use crate::auth::{Provider, Tickets};
 use crate::encoding::Framing;
 use crate::event::Tier;
 use crate::feed::{FeedOptions, Gap, GapReason, Source};
@@ -28,6 +29,8 @@ use crate::telemetry::Metrics;
 pub struct Routes {
     pub(in crate::http) config: Config,
     pub(in crate::http) routes: Vec<Arc<Route>>,
+    /// `None`: there are no tickets.
+    pub(in crate::http) tickets: Option<TicketEndpoint>,
 }
 
 /// One route.
@@ -87,12 +90,13 @@ pub(in crate::http) struct RouteMatch<'p> {
 }
 
 impl Routes {
-    /// Builds the routes of a configuration.
+    /// Builds the routes of a configuration. `tickets` belongs to its `tickets`.
     #[must_use]
     pub fn new(
         config: Config,
         find: FindSource<'_>,
         find_provider: FindProvider<'_>,
+        tickets: Option<Arc<Tickets>>,
         metrics: &Metrics,
     ) -> Self {
         let routes = config
@@ -100,7 +104,25 @@ impl Routes {
             .iter()
             .map(|route| Arc::new(Route::new(route.clone(), find, find_provider, metrics)))
             .collect();
-        Self { config, routes }
+        let tickets = config.tickets.clone().zip(tickets);
+        let tickets = tickets.map(|(config, tickets)| {
+            // The configuration check ensures that all exist.
+            let names = config.authenticate.iter();
+            let providers = names.filter_map(|name| find_provider(name)).collect();
+            TicketEndpoint::new(config, tickets, providers)
+        });
+        Self {
+            config,
+            routes,
+            tickets,
+        }
+    }
+
+    /// Returns the tickets if this is the path at which clients buy them.
+    pub(in crate::http) fn tickets_at(&self, path: &str) -> Option<&TicketEndpoint> {
+        self.tickets
+            .as_ref()
+            .filter(|endpoint| endpoint.config.path.as_str() == path)
     }
 
     /// Returns the first route that matches the path.

@@ -12,7 +12,7 @@
 //! republish/   RepublishTailer: one task per feed, subscriptions to
 //!              what the stream republishes                         -> decode -> RepublishWriter
 //! history/     HistoryReader: one pull consumer per replay         -> decode -> Page
-//! kv/          KV buckets: presence, revocations
+//! kv/          KV buckets: presence, revocations, tickets
 //! decode/      a NATS message becomes an event
 //! ```
 //!
@@ -31,9 +31,10 @@ mod kv;
 mod republish;
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::auth::Revocations;
 use crate::auth::revocations::Entry;
+use crate::auth::{Revocations, TicketStore};
 use crate::feed::{
     Archive, CoreWriter, RepublishSource, RepublishWriter, StreamWriter, SubscribeRequests,
 };
@@ -47,6 +48,7 @@ use jetstream::stream_config::check_name;
 use jetstream::tailer::{Server, StreamTailer};
 use kv::presence::KvPresenceStore;
 use kv::revocations::Watcher;
+use kv::tickets::KvTicketStore;
 
 pub use client::{Nats, connect};
 pub use config::Config;
@@ -67,6 +69,13 @@ impl Nats {
         shutdown: Token,
     ) -> Arc<dyn PresenceStore> {
         KvPresenceStore::start(self, bucket, max_bytes, shutdown)
+    }
+
+    /// Starts the store of tickets in a KV bucket. `ttl` is the life of a ticket. Dropping the store
+    /// ends its task. Needs a runtime.
+    #[must_use]
+    pub fn tickets(&self, bucket: &BucketName, ttl: Duration) -> Arc<dyn TicketStore> {
+        KvTicketStore::start(self, bucket, ttl)
     }
 
     /// Keeps revocations up to date with a KV bucket, and ends the event streams that they concern,

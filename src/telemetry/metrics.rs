@@ -126,6 +126,10 @@ pub struct Metrics {
     pub revocation_streams_ended_total: IntCounterVec,
     /// `sidestream_revocation_entries_ignored_total{reason}`
     pub revocation_entries_ignored_total: IntCounterVec,
+    /// `sidestream_ticket_issues_total{result}`
+    pub ticket_issues_total: IntCounterVec,
+    /// `sidestream_ticket_redemptions_total{result}`
+    pub ticket_redemptions_total: IntCounterVec,
     /// `sidestream_presence_errors_total`
     pub presence_errors_total: IntCounter,
     /// `sidestream_admin_refusals_total{port,code}`
@@ -232,6 +236,8 @@ impl Metrics {
             revocations: r.gauge("revocations", "Revocations in memory.")?,
             revocation_streams_ended_total: r.counters("revocation_streams_ended_total", "Open event streams that a revocation or a kick has ended, by kind: `jti`, `sid`, `sub`, `client`, `kick`.", &["kind"])?,
             revocation_entries_ignored_total: r.counters("revocation_entries_ignored_total", "Entries of the bucket of revocations that were ignored, by reason: `malformed` (key or value), `full` (the table has its maximum of entries; the entry has ended open event streams, and their clients may return).", &["reason"])?,
+            ticket_issues_total: r.counters("ticket_issues_total", "Requests for a ticket with valid credentials, by result: `issued`, `throttled` (the principal asks too often), `too_large` (its claims), `full` (the bucket) or `unavailable` (the bucket does not respond).", &["result"])?,
+            ticket_redemptions_total: r.counters("ticket_redemptions_total", "Requests with a ticket, by result: `redeemed`, `invalid` (not a ticket, unknown, expired or already used), `other_provider` (the route does not list the provider of the ticket) or `unavailable` (the bucket does not respond).", &["result"])?,
             presence_errors_total: r.counter("presence_errors_total", "Failed reads and writes of the presence bucket.")?,
             admin_refusals_total: r.counters("admin_refusals_total", "Closed connections and rejected requests on the admin port (`admin`) and the control socket (`control`), by code: `no_first_byte`, `evicted` (a newer connection needed the slot), `busy` (the port or one peer address has reached its limit of requests), `too_many_lists`, `host_not_allowed` (a `Host` that is not an address and not in `admin.hosts`), `unauthenticated` and `invalid_token` (no token, or a wrong one, for a protected page), `too_many_authentication_failures` (too many wrong tokens), `certificate_required`, `tls_handshake` (a failed handshake).", &["port", "code"])?,
             log_lines_dropped_total: r.counter("log_lines_dropped_total", LOG_LINES_DROPPED)?,

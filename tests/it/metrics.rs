@@ -59,6 +59,8 @@ const NAMES: &[(&str, &str)] = &[
     ("revocation_entries_ignored_total", "reason"),
     ("authentication_forward_requests_total", "provider, result"),
     ("authentication_forward_seconds", "provider"),
+    ("ticket_issues_total", "result"),
+    ("ticket_redemptions_total", "result"),
     ("presence_errors_total", ""),
     ("admin_refusals_total", "port, code"),
     ("presence_full_total", ""),

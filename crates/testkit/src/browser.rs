@@ -50,9 +50,8 @@ const FLAGS: [&str; 12] = [
     "--ignore-certificate-errors",
 ];
 
-/// The page. It posts one batch of reports at a time, so that reports arrive in order.
-const PAGE: &str = r#"<!doctype html><meta charset="utf-8"><title>test</title><script>
-const ask = new URLSearchParams(location.search);
+/// Head of a page: `report` posts one batch of reports at a time, so that they arrive in order.
+const HEAD: &str = r#"<!doctype html><meta charset="utf-8"><title>test</title><script>
 let queue = [], busy = false;
 async function flush() {
   if (busy) return;
@@ -64,6 +63,11 @@ async function flush() {
   busy = false;
 }
 const report = (line) => { queue.push(line); flush(); };
+"#;
+
+/// Script that opens one EventSource per URL in the query of the page.
+const EVENT_SOURCES: &str = r#"
+const ask = new URLSearchParams(location.search);
 async function follow(source, url) {
   const client = await import("/fetch-client.js");
   const token = async () => (await fetch("/token")).text();
@@ -93,7 +97,7 @@ for (const [index, url] of ask.getAll("url").entries()) {
     source.addEventListener(name, (event) => report(
       { source: index, at: at(), kind: "event", name: event.type, data: event.data, id: event.lastEventId }));
 }
-</script>"#;
+"#;
 
 /// Source of tokens, which the page has in the cookie `session` or sends itself.
 pub type Mint = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = String> + Send>> + Send + Sync>;
@@ -104,6 +108,7 @@ pub struct Page {
     serving: JoinHandle<()>,
     reports: Arc<Mutex<Vec<Value>>>,
     has_session: bool,
+    script: Arc<Mutex<String>>,
 }
 
 /// Browser that shows the page. Dropping it ends the process.
@@ -132,12 +137,20 @@ impl Page {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let reports = Arc::new(Mutex::new(Vec::new()));
-        let kept = Arc::clone(&reports);
+        let script = Arc::new(Mutex::new(EVENT_SOURCES.to_owned()));
+        let (kept, served) = (Arc::clone(&reports), Arc::clone(&script));
         let serving = tokio::spawn(async move {
             while let Ok((socket, _)) = listener.accept().await {
                 let (kept, session) = (Arc::clone(&kept), session.clone());
-                let service =
-                    service_fn(move |request| answer(request, Arc::clone(&kept), session.clone()));
+                let served = Arc::clone(&served);
+                let service = service_fn(move |request| {
+                    answer(
+                        request,
+                        Arc::clone(&kept),
+                        session.clone(),
+                        Arc::clone(&served),
+                    )
+                });
                 tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(socket), service));
             }
         });
@@ -146,12 +159,19 @@ impl Page {
             serving,
             reports,
             has_session,
+            script,
         }
     }
 
     /// Origin of the page, for `cors.origins`.
     pub fn origin(&self) -> String {
         format!("http://{}", self.address)
+    }
+
+    /// Starts Chromium with a script of the test, which calls `report` with an object.
+    pub fn run(self, script: &str) -> Browser {
+        script.clone_into(&mut self.script.lock().unwrap());
+        self.open(&[], &[])
     }
 
     /// Starts Chromium with one EventSource per URL. Each listens to `message` and to the event
@@ -249,6 +269,7 @@ async fn answer(
     request: Request<Incoming>,
     reports: Arc<Mutex<Vec<Value>>>,
     session: Option<Mint>,
+    script: Arc<Mutex<String>>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     let is_script = request.uri().path() == "/fetch-client.js";
     let content_type = if is_script {
@@ -264,7 +285,10 @@ async fn answer(
         answer = answer.header("Set-Cookie", cookie);
     }
     let (status, body) = match (request.method(), request.uri().path()) {
-        (&Method::GET, "/") => (StatusCode::OK, PAGE.into()),
+        (&Method::GET, "/") => {
+            let script = script.lock().unwrap().clone();
+            (StatusCode::OK, format!("{HEAD}{script}</script>"))
+        }
         (&Method::GET, "/fetch-client.js") => (StatusCode::OK, file("web/fetch-client.js")),
         (&Method::GET, "/token") => match session {
             Some(mint) => (StatusCode::OK, mint().await),

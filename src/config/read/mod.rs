@@ -24,6 +24,7 @@ use ipnet::IpNet;
 
 use super::model::{Config, RevocationAccess};
 use super::reader::ValueReader;
+use super::reader::map::MapReader;
 use crate::http;
 use crate::http::config::ForwardedHeader;
 use crate::lifecycle::drain;
@@ -31,8 +32,9 @@ use crate::presence;
 use crate::subject::BucketName;
 use crate::telemetry::{self, logs};
 use authentication::Authentication;
+use authentication::tickets::LocatedTickets;
 use limits::Limits;
-use routes::KnownProviders;
+use routes::{KnownProviders, RouteRules};
 
 /// Reads the whole file. The result is valid only if no error was reported.
 pub(super) fn config(root: &ValueReader<'_>) -> Option<Config> {
@@ -63,13 +65,26 @@ pub(super) fn config(root: &ValueReader<'_>) -> Option<Config> {
         let names = authentication.names();
         let mut without_listener = authentication.names_of_certificates();
         without_listener.retain(|_| !has_client_ca.get());
-        let providers = KnownProviders {
-            names: names.as_deref(),
-            without_listener: &without_listener,
+        let rules = RouteRules {
+            providers: KnownProviders {
+                names: names.as_deref(),
+                without_listener: &without_listener,
+            },
+            has_tickets: authentication.tickets.is_some(),
         };
         let routes = keys
-            .require("routes", |value| routes::routes(value, providers))
+            .require("routes", |value| routes::routes(value, rules))
             .unwrap_or_default();
+        let presence = keys.get_or("presence", default.presence, presence);
+        let tickets = authentication.tickets.as_ref();
+        let tickets = tickets.map(|tickets| {
+            let others = [
+                ("presence", &presence.bucket),
+                ("revocations", &authentication.config.revocations.bucket),
+            ];
+            check_tickets(keys, tickets, &routes, others);
+            tickets.config.clone()
+        });
         // If they are not known, a claim is not reported.
         let has_providers = names.as_deref().is_none_or(|names| !names.is_empty());
         let limits = keys.get_or("limits", Limits::default(), |value| {
@@ -93,13 +108,14 @@ pub(super) fn config(root: &ValueReader<'_>) -> Option<Config> {
                     |value| value.one_of(&ForwardedHeader::ALL),
                 ),
                 renew_before: authentication.renew_before,
+                tickets,
             },
             window_bytes_max: limits.window_bytes_max,
             feeds_max: limits.feeds_max,
             file_descriptors: limits.file_descriptors,
             replays: limits.replays,
             drain: keys.get_or("drain", default.drain, drain),
-            presence: keys.get_or("presence", default.presence, presence),
+            presence,
             log: keys.get_or("log", default.log, log),
         })
     })
@@ -116,6 +132,29 @@ pub(super) fn revocation_access(root: &ValueReader<'_>) -> Option<RevocationAcce
             bucket: revocations.and_then(|revocations| revocations.bucket),
         })
     })
+}
+
+/// Reports tickets whose path or bucket is used otherwise.
+fn check_tickets(
+    keys: &MapReader<'_>,
+    LocatedTickets { at, config }: &LocatedTickets,
+    routes: &[http::RouteConfig],
+    others: [(&str, &Option<BucketName>); 2],
+) {
+    let path = config.path.as_str();
+    if let Some(route) = routes
+        .iter()
+        .find(|route| route.path.matches(path).is_some())
+    {
+        let message = format!("the route `{}` has this path", route.path.as_str());
+        keys.error_at(*at, message, Some("use a path of its own for tickets"));
+    }
+    for (name, bucket) in others {
+        if bucket.as_ref() == Some(&config.bucket) {
+            let message = format!("tickets and `{name}` have the same bucket");
+            keys.error_at(*at, message, Some("use a bucket of its own for tickets"));
+        }
+    }
 }
 
 fn network(value: &ValueReader<'_>) -> Option<IpNet> {

@@ -17,7 +17,7 @@ use crate::config::spelling::nearest;
 use crate::encoding::Framing;
 use crate::feed;
 use crate::http::config::{
-    CloseStyle, Delivery, Expired, PathTemplate, RouteConfig, Unauthenticated,
+    CloseStyle, Delivery, Expired, PathTemplate, RouteConfig, TICKET_QUERY, Unauthenticated,
 };
 
 /// 1000 routes: each has its own metrics, and each request is compared with them one by one.
@@ -53,11 +53,16 @@ pub(super) struct KnownProviders<'a> {
     pub(super) without_listener: &'a [&'a str],
 }
 
-pub(super) fn routes(
-    value: &ValueReader<'_>,
-    providers: KnownProviders<'_>,
-) -> Option<Vec<RouteConfig>> {
-    let routes = value.some_of(ROUTES_MAX, |value| route(value, providers))?;
+/// Settings of `authentication` that routes depend on.
+#[derive(Clone, Copy)]
+pub(super) struct RouteRules<'a> {
+    pub(super) providers: KnownProviders<'a>,
+    /// Requests can have a ticket.
+    pub(super) has_tickets: bool,
+}
+
+pub(super) fn routes(value: &ValueReader<'_>, rules: RouteRules<'_>) -> Option<Vec<RouteConfig>> {
+    let routes = value.some_of(ROUTES_MAX, |value| route(value, rules))?;
     let subjects: usize = routes
         .iter()
         .flat_map(|route| &route.config.sources)
@@ -146,15 +151,17 @@ fn hides(first: &PathTemplate, second: &PathTemplate) -> bool {
     }
 }
 
-fn route(value: &ValueReader<'_>, providers: KnownProviders<'_>) -> Option<LocatedRoute> {
+fn route(value: &ValueReader<'_>, rules: RouteRules<'_>) -> Option<LocatedRoute> {
     value.map(|keys| {
         let path = keys.require("path", path);
         let scope = Scope {
             path: path.as_ref(),
             authenticates: keys.has("authenticate"),
+            has_tickets: rules.has_tickets,
         };
-        let authenticate =
-            keys.nullable("authenticate", None, |value| authenticate(value, providers));
+        let authenticate = keys.nullable("authenticate", None, |value| {
+            provider_names(value, rules.providers)
+        });
         let sources = keys.require("sources", |value| sources(value, scope));
         // The defaults do not depend on the path, so the rest is read even if the path is invalid.
         let any_path = PathTemplate::parse("/any").ok()?;
@@ -164,6 +171,10 @@ fn route(value: &ValueReader<'_>, providers: KnownProviders<'_>) -> Option<Locat
         });
         let event = keys.nullable("event", default.event.clone(), |value| event(value, scope));
         let options = options(keys, default);
+        if rules.has_tickets && options.last_event_id_query.as_deref() == Some(TICKET_QUERY) {
+            let message = "`ticket` is the parameter of tickets";
+            keys.error("last_event_id_query", message, Some("use another name"));
+        }
         let (locations, sources) = sources?
             .into_iter()
             .map(|LocatedSource { at, config }| (at, config))
@@ -234,7 +245,10 @@ const EXPIRED: [(&str, Expired); 3] = [
 const CLOSE: [(&str, CloseStyle); 2] = [("clean", CloseStyle::Clean), ("abort", CloseStyle::Abort)];
 
 /// Reads the names of providers.
-fn authenticate(value: &ValueReader<'_>, providers: KnownProviders<'_>) -> Option<Vec<Box<str>>> {
+pub(super) fn provider_names(
+    value: &ValueReader<'_>,
+    providers: KnownProviders<'_>,
+) -> Option<Vec<Box<str>>> {
     let names = value.some_of(PROVIDERS_MAX, |value| provider(value, providers))?;
     let repeated = names
         .iter()
@@ -277,7 +291,7 @@ fn provider(value: &ValueReader<'_>, providers: KnownProviders<'_>) -> Option<Bo
     None
 }
 
-fn path(value: &ValueReader<'_>) -> Option<PathTemplate> {
+pub(super) fn path(value: &ValueReader<'_>) -> Option<PathTemplate> {
     let text = value.text()?;
     let express = text
         .split('/')

@@ -6,7 +6,7 @@
 
 use crate::config::reader::ValueReader;
 use crate::event::EventName;
-use crate::http::config::PathTemplate;
+use crate::http::config::{PathTemplate, TICKET_QUERY};
 use crate::subject::template::{InvalidTemplate, SampleValues};
 use crate::subject::{TextTemplate, Variable};
 
@@ -17,6 +17,8 @@ pub(super) struct Scope<'r> {
     pub(super) path: Option<&'r PathTemplate>,
     /// The route has `authenticate`.
     pub(super) authenticates: bool,
+    /// Requests can have a ticket.
+    pub(super) has_tickets: bool,
 }
 
 pub(super) fn client(value: &ValueReader<'_>, scope: Scope<'_>) -> Option<TextTemplate> {
@@ -85,6 +87,13 @@ pub(super) fn check_request_variables<'v>(
                 "`{subject.N}` is only allowed in `event`",
                 Some("a request has no subject"),
             ),
+            // A ticket is a secret: it must not become part of a subject or of a log line.
+            (Variable::Query(name), _) if scope.has_tickets && **name == *TICKET_QUERY => value
+                .error(
+                    "`{query.ticket}` is not available: the parameter has a ticket",
+                    Some("use another name for this parameter"),
+                ),
+            // Without an identity no request could ever fill it.
             (Variable::Claim(_), _) if !scope.authenticates => {
                 report_claim_without_identity(value);
             }

@@ -4,10 +4,14 @@
 //! route, method, Accept, body -> authenticate -> variables, subjects -> admission -> client limits
 //!
 //! limit::AddressLimiter   too many failures of this address: 429, nothing is verified
+//!   a ticket in the query decides: it is redeemed, or else
 //!   providers of the route, in order, until one finds its credentials in the request
 //!     principal | invalid: 401, 403 | too many calls: 429 | not available: 503 | none found: 401
 //! auth::Revocations       revoked: 401 | not known, if configured: 503
 //! ```
+//!
+//! Clients buy tickets with credentials of the providers of `authentication.tickets`
+//! ([`authenticate_buyer`]).
 //!
 //! A program receives the status and a challenge of RFC 6750. An `EventSource` stops for good after
 //! any status but 200: by the route's `unauthenticated` it receives an event stream that ends with
@@ -16,6 +20,7 @@
 //! Credentials are never logged, and neither is the query, which may have them.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::header::AUTHORIZATION;
@@ -28,12 +33,13 @@ use super::request::{AuthenticatedRequest, Request, is_browser};
 use super::target::TargetParts;
 use crate::auth::provider::{EndpointRejection, Target};
 use crate::auth::revocations::Denial;
-use crate::auth::{AuthFailure, Credentials, Principal};
+use crate::auth::{AuthFailure, Credentials, Principal, Provider};
 use crate::encoding::Framing;
-use crate::http::config::Unauthenticated;
+use crate::http::config::{TICKET_QUERY, Unauthenticated};
 use crate::http::context::Context;
-use crate::http::route::Route;
+use crate::http::route::{Route, Routes};
 use crate::http::stream::compact_time;
+use crate::http::ticket_endpoint::TicketEndpoint;
 use crate::limit::AddressLimiter;
 use crate::net::request_head;
 
@@ -44,6 +50,7 @@ use crate::net::request_head;
 /// ones, or a provider or the revocations are not available.
 pub(in crate::http) async fn authenticate<'r>(
     context: &Context,
+    routes: &Routes,
     route: &Route,
     parts: TargetParts<'_>,
     request: Request<'r>,
@@ -52,24 +59,67 @@ pub(in crate::http) async fn authenticate<'r>(
         Principal::Anonymous
     } else {
         let attempt = Attempt {
-            route,
+            label: &route.label,
+            providers: &route.providers,
+            tickets: routes.tickets.as_ref(),
+            position_query: route.config.last_event_id_query.as_deref(),
             parts,
             request: &request,
             calls: &context.call_limiter,
         };
         principal(context, &attempt).await?
     };
-    if let Some(revocations) = context.revocations()
-        && let Err(denial) = revocations.check_principal(&principal)
-    {
-        if denial == Denial::Revoked {
-            // As an invalid token: it costs as much to verify.
-            let (failures, address) = (&context.failure_limiter, request.remote);
-            failures.record(address, compact_time::now());
-        }
-        return Err(denial.into());
-    }
+    check_revoked(context, &principal, &request)?;
     Ok(AuthenticatedRequest { request, principal })
+}
+
+/// Determines the principal that buys a ticket.
+///
+/// # Errors
+/// As [`authenticate`].
+pub(in crate::http) async fn authenticate_buyer(
+    context: &Context,
+    endpoint: &TicketEndpoint,
+    parts: TargetParts<'_>,
+    request: &Request<'_>,
+) -> Result<Principal, Rejection> {
+    let attempt = Attempt {
+        label: endpoint.config.path.as_str(),
+        providers: &endpoint.providers,
+        // A ticket does not buy another one.
+        tickets: None,
+        position_query: None,
+        parts,
+        request,
+        calls: &context.call_limiter,
+    };
+    let principal = principal(context, &attempt).await?;
+    check_revoked(context, &principal, request)?;
+    Ok(principal)
+}
+
+fn check_revoked(
+    context: &Context,
+    principal: &Principal,
+    request: &Request<'_>,
+) -> Result<(), Rejection> {
+    let Some(revocations) = context.revocations() else {
+        return Ok(());
+    };
+    let checked = revocations.check_principal(principal);
+    if checked == Err(Denial::Revoked) {
+        // As an invalid token: it costs as much to verify.
+        let (failures, address) = (&context.failure_limiter, request.remote);
+        failures.record(address, compact_time::now());
+    }
+    checked.map_err(Rejection::from)
+}
+
+/// Returns whether a request spends a ticket, if that is valid.
+pub(in crate::http) fn has_ticket(routes: &Routes, route: &Route, request: &Request<'_>) -> bool {
+    routes.tickets.is_some()
+        && !route.config.authenticate.is_empty()
+        && request.query_values(TICKET_QUERY).next().is_some()
 }
 
 async fn principal(context: &Context, attempt: &Attempt<'_>) -> Result<Principal, Rejection> {
@@ -87,7 +137,7 @@ async fn principal(context: &Context, attempt: &Attempt<'_>) -> Result<Principal
         failures.record(address, compact_time::now());
         tracing::debug!(
             client.addr = %address,
-            route = &*attempt.route.label,
+            route = attempt.label,
             reason,
             "authentication failed"
         );
@@ -142,7 +192,14 @@ async fn verify(attempt: &Attempt<'_>) -> Result<Option<Principal>, AuthFailure>
             description: "the request has more than one Authorization header",
         });
     }
-    let providers = &attempt.route.providers;
+    if let Some(endpoint) = attempt.tickets {
+        let mut tickets = attempt.request.query_values(TICKET_QUERY);
+        if let Some(ticket) = tickets.next() {
+            let is_only = tickets.next().is_none();
+            return redeem(attempt, endpoint, &ticket, is_only).await.map(Some);
+        }
+    }
+    let providers = attempt.providers;
     for (index, provider) in providers.iter().enumerate() {
         let is_last = index + 1 == providers.len();
         if let Some(principal) = provider.authenticate(attempt, is_last).await? {
@@ -150,6 +207,26 @@ async fn verify(attempt: &Attempt<'_>) -> Result<Option<Principal>, AuthFailure>
         }
     }
     Ok(None)
+}
+
+/// Redeems the ticket of a request.
+async fn redeem(
+    attempt: &Attempt<'_>,
+    endpoint: &TicketEndpoint,
+    ticket: &str,
+    is_only: bool,
+) -> Result<Principal, AuthFailure> {
+    let providers = attempt.providers;
+    let description = if !is_only {
+        "the request has more than one ticket"
+    } else if !endpoint.is_accepted_by(providers) {
+        "this route accepts no tickets"
+    } else {
+        let is_listed = |name: &str| providers.iter().any(|provider| provider.name() == name);
+        return endpoint.tickets.redeem(ticket, is_listed).await;
+    };
+    // The ticket is not spent.
+    Err(AuthFailure::Invalid { description })
 }
 
 /// Returns the framing of the event stream that a client without valid credentials receives
@@ -176,9 +253,15 @@ pub(in crate::http) fn unauthenticated_framing(
     (is_unauthenticated && is_stream && method == Method::GET).then_some(framing)
 }
 
-/// Request on a route that authenticates, as its providers see it.
+/// Request to a route that authenticates, or for a ticket, as the providers see it.
 struct Attempt<'r> {
-    route: &'r Route,
+    /// Path as configured, for the log.
+    label: &'r str,
+    providers: &'r [Arc<dyn Provider>],
+    /// `None`: a ticket in the query is ignored.
+    tickets: Option<&'r TicketEndpoint>,
+    /// Query parameter that the route adds to those of a position.
+    position_query: Option<&'r str>,
     parts: TargetParts<'r>,
     request: &'r Request<'r>,
     calls: &'r AddressLimiter,
@@ -202,11 +285,10 @@ impl Credentials for Attempt<'_> {
     }
 
     fn target(&self) -> Target<'_> {
-        let added = self.route.config.last_event_id_query.as_deref();
         let Request {
             headers, remote, ..
         } = *self.request;
-        self.parts.target(headers, remote, added)
+        self.parts.target(headers, remote, self.position_query)
     }
 
     fn admit_call(&self) -> Result<(), Duration> {

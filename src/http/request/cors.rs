@@ -65,19 +65,18 @@ pub(in crate::http) fn answer(config: &CorsConfig, request: &HeaderMap, response
     }
 }
 
-/// Adds the headers of a preflight response if the origin is allowed.
+/// Adds the headers of a preflight response if the origin is allowed. `methods` and `allowed`: those
+/// of the path, and its request headers.
 pub(in crate::http) fn preflight(
     config: &CorsConfig,
+    methods: HeaderValue,
     allowed: &HeaderValue,
     request: &HeaderMap,
     response: &mut HeaderMap,
 ) {
     answer(config, request, response);
     if response.contains_key(ACCESS_CONTROL_ALLOW_ORIGIN) {
-        response.insert(
-            ACCESS_CONTROL_ALLOW_METHODS,
-            HeaderValue::from_static("GET, HEAD"),
-        );
+        response.insert(ACCESS_CONTROL_ALLOW_METHODS, methods);
         response.insert(ACCESS_CONTROL_ALLOW_HEADERS, allowed.clone());
         response.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static(MAX_AGE));
     }
@@ -100,6 +99,7 @@ mod tests {
         let mut response = HeaderMap::new();
         preflight(
             &config,
+            HeaderValue::from_static("GET, HEAD"),
             &request_headers(std::iter::empty()),
             &request,
             &mut response,

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! respond         the order of all checks
+//!   tickets       a ticket for valid credentials, at the path of tickets
 //!   authenticate  principal of the request, before any variable is filled
 //!   revoked       principal and client against the revocations
 //!   resolve       filters per source and client, from the route (`http::route`)
@@ -33,3 +34,4 @@ pub(in crate::http) mod resolve;
 pub(in crate::http) mod respond;
 mod revoked;
 pub(in crate::http) mod target;
+mod tickets;

@@ -52,6 +52,12 @@ pub(in crate::http) enum RejectionCode {
     TooManyAuthentications,
     /// A provider cannot verify credentials at the moment.
     AuthenticationUnavailable,
+    /// The claims of the principal do not fit into a ticket.
+    ClaimsTooLarge,
+    /// The principal buys tickets too often.
+    TooManyTickets,
+    /// The bucket of the tickets is full.
+    TicketsFull,
     /// Events after the client's `Last-Event-ID` are no longer retained.
     LastEventIdExpired,
     /// NATS has not answered yet.
@@ -106,7 +112,7 @@ pub(in crate::http) struct Row {
 
 impl RejectionCode {
     /// Every code, in the order of the enum.
-    pub(in crate::http) const ALL: [Self; 39] = [
+    pub(in crate::http) const ALL: [Self; 42] = [
         Self::NotFound,
         Self::MethodNotAllowed,
         Self::NotAcceptable,
@@ -128,6 +134,9 @@ impl RejectionCode {
         Self::TooManyAuthenticationFailures,
         Self::TooManyAuthentications,
         Self::AuthenticationUnavailable,
+        Self::ClaimsTooLarge,
+        Self::TooManyTickets,
+        Self::TicketsFull,
         Self::LastEventIdExpired,
         Self::NatsNotConnected,
         Self::NatsRejected,
@@ -162,7 +171,7 @@ impl RejectionCode {
                 Status::METHOD_NOT_ALLOWED,
                 "method_not_allowed",
                 "event streams are read with GET",
-                "use GET, HEAD or OPTIONS",
+                "use a method of the Allow header",
             ),
             Self::NotAcceptable => Row::permanent(
                 Status::NOT_ACCEPTABLE,
@@ -283,6 +292,24 @@ impl RejectionCode {
                 "authentication_unavailable",
                 "credentials cannot be verified at the moment",
                 "try again; `/health` on the admin port names the provider and the reason",
+            ),
+            Self::ClaimsTooLarge => Row::permanent(
+                Status::FORBIDDEN,
+                "claims_too_large",
+                "the claims of the credentials are too large for a ticket",
+                "use credentials with fewer claims: a ticket keeps at most 8 KiB",
+            ),
+            Self::TooManyTickets => Row::temporary(
+                Status::TOO_MANY_REQUESTS,
+                "too_many_tickets",
+                "this client buys tickets too often",
+                "wait as long as Retry-After says, and buy one ticket per event stream",
+            ),
+            Self::TicketsFull => Row::temporary(
+                Status::SERVICE_UNAVAILABLE,
+                "tickets_full",
+                "the bucket of tickets is full",
+                "try again; if it stays full, raise `max_bytes` of the bucket",
             ),
             Self::LastEventIdExpired => Row::permanent(
                 Status::RANGE_NOT_SATISFIABLE,

@@ -11,8 +11,10 @@ use hyper::HeaderMap;
 use hyper::header::{ACCEPT, COOKIE, USER_AGENT};
 use percent_encoding::percent_decode_str;
 
+use super::client_address::client_address;
 use crate::auth::Principal;
 use crate::encoding::Framing;
+use crate::http::config::Config;
 use crate::http::stream::state::Peer;
 use crate::subject::{ClaimPath, Variable, Variables};
 
@@ -81,6 +83,28 @@ impl Variables for AuthenticatedRequest<'_> {
 }
 
 impl<'r> Request<'r> {
+    /// Returns the parts of a request. `path`: the raw values of the path's variables.
+    pub(super) fn new<B>(
+        config: &Config,
+        caller: &'r Caller,
+        request: &'r hyper::Request<B>,
+        path: Vec<(&'r str, &'r str)>,
+    ) -> Self {
+        let headers = request.headers();
+        Self {
+            path,
+            query: request.uri().query().unwrap_or_default(),
+            headers,
+            remote: client_address(
+                caller.peer.remote().ip(),
+                headers,
+                &config.trusted_proxies,
+                config.forwarded_header,
+            ),
+            certificate: caller.certificate.as_deref(),
+        }
+    }
+
     pub(super) fn query_values(&self, name: &str) -> impl Iterator<Item = Cow<'r, str>> {
         form_urlencoded::parse(self.query.as_bytes())
             .filter(move |(known, _)| known == name)

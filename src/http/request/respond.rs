@@ -1,7 +1,8 @@
 //! From a request to its answer: decides between an event stream and a rejection.
 //!
 //! ```text
-//! answer -> respond: head -> authenticate -> route's subjects and client -> admission -> client limits
+//! answer -> tickets, at their path
+//!        -> respond: head -> authenticate -> route's subjects and client -> admission -> client limits
 //!                    -> EventStream::open
 //!        -> reject, if one of them fails
 //!        -> CORS headers
@@ -9,7 +10,8 @@
 //!
 //! The order is part of the interface: a request with several faults gets the code of the first.
 //! What the client can correct comes first, then what the pod lacks, so that a pod under load still
-//! explains a wrong path. A HEAD request gets the head of the event stream before admission.
+//! explains a wrong path. A HEAD request gets the head of the event stream before admission. The only
+//! exception: a request with a ticket is admitted before the ticket is spent.
 //!
 //! Runs on the task of the connection or HTTP/2 stream.
 
@@ -22,8 +24,7 @@ use hyper::{Method, Response};
 
 use super::admission::admit;
 use super::answer::{Answer, METHODS, event_stream_head, options, reject};
-use super::authenticate::{authenticate, unauthenticated_framing};
-use super::client_address::client_address;
+use super::authenticate::{authenticate, has_ticket, unauthenticated_framing};
 use super::cors;
 use super::negotiate::negotiate;
 use super::rejection::Rejection;
@@ -31,6 +32,7 @@ use super::rejection_code::RejectionCode;
 use super::request::{Caller, Request, is_browser};
 use super::revoked::RevocationCheck;
 use super::target::TargetParts;
+use super::tickets;
 use crate::auth::Principal;
 use crate::encoding::Framing;
 use crate::feed::OpenError;
@@ -53,19 +55,34 @@ pub(in crate::http) async fn answer<B: Sync>(
     has_body: bool,
 ) -> Answer {
     let routes = context.routes();
+    let mut answer = match routes.tickets_at(request.uri().path()) {
+        Some(endpoint) => tickets::answer(context, &routes, endpoint, caller, request).await,
+        None => answer_on_route(context, &routes, caller, request, has_body).await,
+    };
+    if has_body && caller.peer.protocol != Protocol::H2 {
+        // The parser expects the next head after a head: it would read the body as one.
+        let headers = answer.headers_mut();
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    answer
+}
+
+async fn answer_on_route<B: Sync>(
+    context: &Arc<Context>,
+    routes: &Routes,
+    caller: &Caller,
+    request: &hyper::Request<B>,
+    has_body: bool,
+) -> Answer {
     let found = routes.find(request.uri().path());
     let route = found.as_ref().map(|found| found.route);
-    let responded = respond(context, &routes, found, caller, request, has_body);
+    let responded = respond(context, routes, found, caller, request, has_body);
     let mut answer = match responded.await {
         Ok(answer) => answer,
         Err(rejection) => reject(context, &rejection, request),
     };
-    let headers = answer.headers_mut();
-    if has_body && caller.peer.protocol != Protocol::H2 {
-        // The parser expects the next head after a head: it would read the body as one.
-        headers.insert(CONNECTION, HeaderValue::from_static("close"));
-    }
     let Some(route) = route else { return answer };
+    let headers = answer.headers_mut();
     if route.config.framings.len() > 1 {
         // Caches must not serve the answer in one framing to a client of another.
         headers.append(VARY, HeaderValue::from_static("accept"));
@@ -73,6 +90,7 @@ pub(in crate::http) async fn answer<B: Sync>(
     if request.method() == Method::OPTIONS {
         cors::preflight(
             &route.config.cors,
+            HeaderValue::from_static("GET, HEAD"),
             &route.cors_headers,
             request.headers(),
             headers,
@@ -94,18 +112,7 @@ async fn respond<B: Sync>(
     request_head::host(request.version(), request.headers())
         .map_err(|reason| Rejection::new(RejectionCode::BadHost, reason))?;
     let RouteMatch { route, variables } = found.ok_or(RejectionCode::NotFound)?;
-    let asked = Request {
-        path: variables,
-        query: request.uri().query().unwrap_or_default(),
-        headers: request.headers(),
-        remote: client_address(
-            caller.peer.remote().ip(),
-            request.headers(),
-            &routes.config.trusted_proxies,
-            routes.config.forwarded_header,
-        ),
-        certificate: caller.certificate.as_deref(),
-    };
+    let asked = Request::new(&routes.config, caller, request, variables);
     match *request.method() {
         Method::GET | Method::HEAD => {}
         Method::OPTIONS => return Ok(Answer::Text(options(METHODS))),
@@ -117,13 +124,11 @@ async fn respond<B: Sync>(
     if has_body {
         return Err(RejectionCode::UnexpectedBody.into());
     }
-    let parts = TargetParts {
-        method: request.method(),
-        uri: request.uri(),
-        peer: caller.peer,
-        trusted: &routes.config.trusted_proxies,
-        header: routes.config.forwarded_header,
-    };
+    if request.method() == Method::GET && has_ticket(routes, route, &asked) {
+        // Before the ticket is spent: it is valid on another pod, and later.
+        admit(context, caller.over_limit)?;
+    }
+    let parts = TargetParts::new(&routes.config, caller.peer, request);
     let as_stream = |rejection| Rejection {
         stream: unauthenticated_framing(
             route,
@@ -135,7 +140,7 @@ async fn respond<B: Sync>(
         ..rejection
     };
     let check = RevocationCheck::begin(context);
-    let authenticated = authenticate(context, route, parts, asked).await;
+    let authenticated = authenticate(context, routes, route, parts, asked).await;
     let asked = authenticated.map_err(as_stream)?;
     let filters = route.filters(&asked, routes.config.subjects_per_request_max)?;
     let options = route.feed_options(framing, &asked)?;

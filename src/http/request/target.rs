@@ -14,7 +14,7 @@ use ipnet::IpNet;
 use super::client_address::{is_trusted, last_element, only_parameter};
 use super::request::is_position;
 use crate::auth::provider::Target;
-use crate::http::config::ForwardedHeader;
+use crate::http::config::{Config, ForwardedHeader};
 use crate::http::stream::state::Peer;
 
 /// Parts of a request from which its target is found.
@@ -27,6 +27,16 @@ pub(in crate::http) struct TargetParts<'r> {
 }
 
 impl<'r> TargetParts<'r> {
+    pub(super) fn new<B>(config: &'r Config, peer: Peer, request: &'r hyper::Request<B>) -> Self {
+        Self {
+            method: request.method(),
+            uri: request.uri(),
+            peer,
+            trusted: &config.trusted_proxies,
+            header: config.forwarded_header,
+        }
+    }
+
     /// Returns the target of a request with these header fields. `added` is the route's query
     /// parameter for a position.
     pub(super) fn target(

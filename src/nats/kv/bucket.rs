@@ -34,6 +34,9 @@ const WRONG_REVISION: u64 = 10071;
 const STORE_FAILED: u64 = 10077;
 const NO_ROOM: &str = "maximum bytes exceeded";
 
+/// Sentence about a bucket that does not exist.
+pub(super) const NOT_FOUND: &str = "bucket not found";
+
 /// Header of a message that is a marker, not a value.
 pub(super) const OPERATION: &str = "KV-Operation";
 
@@ -193,7 +196,6 @@ impl Bucket {
     }
 
     /// Removes the value of a key, with its history, at this revision. Only one caller succeeds.
-    #[allow(dead_code)]
     pub(super) async fn remove(
         &self,
         key: &str,
@@ -253,9 +255,7 @@ impl Bucket {
             }
         };
         let message = answer.map_err(|error| match error.kind() {
-            RequestErrorKind::NoResponders => {
-                WriteError::Unavailable("bucket not found".to_owned())
-            }
+            RequestErrorKind::NoResponders => WriteError::Unavailable(NOT_FOUND.to_owned()),
             RequestErrorKind::InvalidSubject | RequestErrorKind::MaxPayloadExceeded => {
                 WriteError::Rejected(error.to_string())
             }
@@ -347,7 +347,7 @@ pub(super) fn is_removal(operation: &str) -> bool {
 /// Describes a failed request as a sentence about the bucket.
 pub(in crate::nats) fn explain(error: &JetStreamError) -> String {
     match error {
-        JetStreamError::StreamNotFound => "bucket not found".to_owned(),
+        JetStreamError::StreamNotFound => NOT_FOUND.to_owned(),
         JetStreamError::Rejected { text, .. } => format!("JetStream rejects the request: {text}"),
         _ => error.to_string(),
     }

@@ -4,19 +4,23 @@ mod certificate;
 mod checks;
 mod forward;
 mod jwt;
+pub(super) mod tickets;
 
 use std::cell::Cell;
 use std::time::Duration;
 
 use crate::auth::config::{
-    Config, ProviderConfig, ProviderKind, RevocationsConfig, WhenUnavailable,
+    Config, ProviderConfig, ProviderKind, RevocationsConfig, TokenSource, WhenUnavailable,
 };
 use crate::config::location::Location;
+use crate::config::read::routes::KnownProviders;
 use crate::config::reader::ValueReader;
 use crate::config::reader::map::MapReader;
 use crate::http;
+use crate::http::config::TICKET_QUERY;
 use crate::subject::BucketName;
 use checks::report_unless_one;
+use tickets::LocatedTickets;
 
 /// 32 providers: each fetches its keys by itself.
 const PROVIDERS_MAX: usize = 32;
@@ -25,6 +29,8 @@ const PROVIDERS_MAX: usize = 32;
 pub(super) struct Authentication {
     pub(super) config: Config,
     pub(super) renew_before: Duration,
+    /// `None`: there are no tickets.
+    pub(super) tickets: Option<LocatedTickets>,
     /// Every provider is valid.
     is_complete: bool,
 }
@@ -34,6 +40,7 @@ impl Default for Authentication {
         Self {
             config: Config::default(),
             renew_before: http::Config::default().renew_before,
+            tickets: None,
             is_complete: true,
         }
     }
@@ -78,7 +85,18 @@ pub(super) fn authentication(value: &ValueReader<'_>) -> Option<Authentication> 
             Some(providers)
         });
         let is_complete = is_complete.get() && providers.is_some() == has_providers;
-        let providers = providers.unwrap_or_default().into_iter();
+        let providers = providers.unwrap_or_default();
+        let names: Vec<&str> = providers.iter().map(|(_, one)| &*one.name).collect();
+        let names = is_complete.then_some(&*names);
+        let known = KnownProviders {
+            names,
+            without_listener: &[],
+        };
+        let tickets = keys.get("tickets", |value| tickets::tickets(value, known));
+        if tickets.is_some() {
+            report_tokens_in_tickets(value, &providers);
+        }
+        let providers = providers.into_iter();
         let revocations = keys.get_or("revocations", default.config.revocations, revocations);
         let renew_before = keys.get_or("renew_before", default.renew_before, ValueReader::duration);
         Some(Authentication {
@@ -87,6 +105,7 @@ pub(super) fn authentication(value: &ValueReader<'_>) -> Option<Authentication> 
                 revocations,
             },
             renew_before,
+            tickets,
             is_complete,
         })
     })
@@ -105,6 +124,23 @@ pub(super) fn revocations(value: &ValueReader<'_>) -> Option<RevocationsConfig> 
             ),
         })
     })
+}
+
+/// Reports providers that look for a token where requests have a ticket.
+fn report_tokens_in_tickets(value: &ValueReader<'_>, providers: &[(Location, ProviderConfig)]) {
+    let is_ticket = |from: &TokenSource| *from == TokenSource::Query(TICKET_QUERY.to_owned());
+    for (at, provider) in providers {
+        if let ProviderKind::Jwt(jwt) = &provider.kind
+            && jwt.from.iter().any(is_ticket)
+        {
+            let message = "this provider has `query:ticket`, which is the parameter of tickets";
+            value.error_at(
+                *at,
+                message,
+                Some("use another name, such as `query:access_token`"),
+            );
+        }
+    }
 }
 
 fn provider(value: &ValueReader<'_>) -> Option<(Location, ProviderConfig)> {
