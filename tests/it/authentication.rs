@@ -15,6 +15,7 @@ mod reload;
 mod renewal;
 mod requests;
 mod revocation;
+mod revoked_crowd;
 mod tickets;
 mod token;
 mod token_attacks;

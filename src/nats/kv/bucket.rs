@@ -172,29 +172,6 @@ impl Bucket {
         self.write(key, value, headers, at).await
     }
 
-    /// Writes a value only if the key has none. Returns its revision.
-    #[allow(dead_code)]
-    pub(super) async fn create(
-        &self,
-        key: &str,
-        value: Bytes,
-        time_to_live: Option<Duration>,
-    ) -> Result<u64, WriteError> {
-        match self.put(key, value.clone(), time_to_live, Some(0)).await {
-            Err(WriteError::WrongRevision) => {}
-            written => return written,
-        }
-        // The last message of the key may be a marker.
-        let last = self.last(key).await;
-        match last.map_err(|error| WriteError::Unavailable(explain(&error)))? {
-            Some(last) if last.is_removed => {
-                self.put(key, value, time_to_live, Some(last.revision))
-                    .await
-            }
-            _ => Err(WriteError::WrongRevision),
-        }
-    }
-
     /// Removes the value of a key, with its history, at this revision. Only one caller succeeds.
     pub(super) async fn remove(
         &self,

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use super::super::{CloseReason, StreamInfo};
 use super::*;
+use crate::auth::Principal;
+use crate::auth::revocations::{Change, Revocations, Times};
 
 struct Stub {
     route: Arc<str>,
@@ -177,4 +179,70 @@ fn visit_may_close_event_streams() {
             .iter()
             .all(|stream| stream.closed.load(Ordering::Relaxed) == 1)
     );
+}
+
+fn kick(revocations: &Revocations, client: &str) -> Ended {
+    let times = Times {
+        at: 1,
+        until: u32::MAX,
+    };
+    revocations.apply(&[Change {
+        kind: Kind::Kick,
+        value: client.to_owned(),
+        times: Some(times),
+    }]);
+    revocations.take_ended()
+}
+
+#[test]
+fn only_event_streams_with_a_matching_mark_end() {
+    let (table, revocations) = (StreamTable::default(), Revocations::new());
+    let insert = |client: usize, is_marked: bool| {
+        let stub = Stub::plain(client);
+        let name = client.to_string();
+        let mark = revocations.mark(&Principal::Anonymous, Some(&name));
+        let registration = table.insert(stub.clone(), is_marked.then_some(mark));
+        *stub.registration.lock().unwrap() = Some(registration);
+        stub
+    };
+    let closed = |stub: &Stub| stub.closed.load(Ordering::Relaxed);
+    let streams: Vec<_> = (0..100).map(|client| insert(client, client != 7)).collect();
+    let counts = table.end_revoked(&kick(&revocations, "42"));
+    assert_eq!(counts, [0, 0, 0, 0, 1]);
+    for (client, stream) in streams.iter().enumerate() {
+        assert_eq!(closed(stream), u64::from(client == 42), "{client}");
+    }
+    // The slot of the one that has ended belongs to another client now.
+    let reused: Vec<_> = (100..140)
+        .map(|client| insert(client, client % 2 == 0))
+        .collect();
+    assert_eq!(table.end_revoked(&kick(&revocations, "42")), [0; 5]);
+    assert_eq!(
+        table.end_revoked(&kick(&revocations, "7")),
+        [0; 5],
+        "no mark"
+    );
+    assert_eq!(
+        table.end_revoked(&kick(&revocations, "102")),
+        [0, 0, 0, 0, 1]
+    );
+    assert_eq!(reused.iter().map(|stub| closed(stub)).sum::<u64>(), 1);
+}
+
+#[test]
+#[ignore = "measures time: run it alone, with --release"]
+fn a_search_of_a_hundred_thousand_event_streams_takes_milliseconds() {
+    let (table, revocations) = (StreamTable::default(), Revocations::new());
+    let members: Vec<_> = (0..100_000)
+        .map(|client| {
+            let mark = revocations.mark(&Principal::Anonymous, Some(&client.to_string()));
+            table.insert(Stub::plain(client), Some(mark))
+        })
+        .collect();
+    let ended = kick(&revocations, "another");
+    let begun = std::time::Instant::now();
+    assert_eq!(table.end_revoked(&ended), [0; 5]);
+    let elapsed = begun.elapsed();
+    println!("{elapsed:?} for {} event streams", members.len());
+    assert!(elapsed < Duration::from_millis(100), "{elapsed:?}");
 }

@@ -6,19 +6,18 @@ use async_nats::jetstream::kv;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use serde_json::{Value, json};
-use testkit::h2::{H2Client, H2Stream};
+use testkit::h2::H2Client;
 use testkit::http1;
 use testkit::nats::Nats;
 use testkit::sidestream::{Sidestream, run};
 use testkit::sse::SseClient;
 use testkit::sse_parser::Event;
 use testkit::wait::{DEADLINE, RECOVERY, eventually, within};
-use tokio::task::JoinSet;
 
 use super::token::{SECRET, Token, now};
 use super::{APP_SECRET, Fixture, bearer, open_h2, text};
 
-const REVOCATIONS: &str = "  revocations: { bucket: revoked }\n";
+pub(super) const REVOCATIONS: &str = "  revocations: { bucket: revoked }\n";
 
 const ROUTES: &str = "trusted_proxies: [127.0.0.1]
 routes:
@@ -32,7 +31,7 @@ routes:
 ";
 
 /// A route on core NATS, so that event streams outlast a restart of the server.
-const CORE: &str = "trusted_proxies: [127.0.0.1]
+pub(super) const CORE: &str = "trusted_proxies: [127.0.0.1]
 routes:
   - path: /core
     authenticate: [idp]
@@ -40,21 +39,23 @@ routes:
 ";
 
 /// 1 s from the write of an entry to the end of an event stream.
-const WITHIN: Duration = Duration::from_secs(1);
+pub(super) const WITHIN: Duration = Duration::from_secs(1);
 
 async fn fixture() -> Fixture {
     Fixture::with(ROUTES, REVOCATIONS).await
 }
 
 /// Token of a subject that is the name of the client too, with its own ids of token and session.
-fn token(subject: &str) -> Token {
+/// It was issued before every revocation of a test.
+pub(super) fn token(subject: &str) -> Token {
     Token::of(subject)
+        .claim("iat", now() - 60)
         .claim("name", format!("client of {subject}"))
         .claim("jti", format!("token of {subject}"))
         .claim("sid", format!("session of {subject}"))
 }
 
-async fn pod(nats: &Nats, routes: &str) -> Sidestream {
+pub(super) async fn pod(nats: &Nats, routes: &str) -> Sidestream {
     Sidestream::builder(text(nats, routes, REVOCATIONS))
         .env("JWT_SECRET", SECRET)
         .env("APP_SECRET", APP_SECRET)
@@ -73,18 +74,18 @@ async fn command(fixture: &Fixture, arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-async fn bucket(fixture: &Fixture) -> kv::Store {
+pub(super) async fn bucket(fixture: &Fixture) -> kv::Store {
     fixture.jetstream.get_key_value("revoked").await.unwrap()
 }
 
 /// Writes an entry as an application does.
-async fn write(bucket: &kv::Store, kind: &str, value: &str) {
+pub(super) async fn write(bucket: &kv::Store, kind: &str, value: &str) {
     let key = format!("{kind}.{}", BASE64.encode(value));
     let entry = json!({ "at": now(), "until": now() + 3600 }).to_string();
     bucket.put(key, entry.into()).await.unwrap();
 }
 
-fn reason(close: &Event) -> Value {
+pub(super) fn reason(close: &Event) -> Value {
     assert_eq!(close.name, "sidestream.close");
     serde_json::from_str::<Value>(&close.data).unwrap()["reason"].clone()
 }
@@ -150,7 +151,7 @@ async fn each_kind_ends_its_event_streams_and_rejects_their_return() {
 
     // Credentials that are issued later are valid for a subject and a client, not for a session.
     tokio::time::sleep(Duration::from_millis(1100)).await;
-    let later = |subject| token(subject).signed();
+    let later = |subject| token(subject).claim("iat", now()).signed();
     assert_eq!(
         answer(&fixture.sidestream, "/mine", &later("a")).await,
         revoked()
@@ -407,141 +408,128 @@ async fn commands_reject_values_and_configurations_that_cannot_work() {
     assert_eq!(output.status.code(), Some(69), "{output:?}");
 }
 
-/// Numbered event streams of `/core` on a pod, each with a token of its own, and some others.
-struct Crowd {
-    /// Ends with the time of the end.
-    revoked: JoinSet<(usize, Instant, Value)>,
-    others: Vec<H2Stream>,
-    _connections: Vec<H2Client>,
+/// Subjects that a block of docs/nats-permissions.md lists after a sentence.
+fn documented(sentence: &str) -> String {
+    let page = include_str!("../../../docs/nats-permissions.md");
+    let (_, rest) = page.split_once(sentence).unwrap();
+    let (_, block) = rest.split_once("```text\n").unwrap();
+    let (block, _) = block.split_once("```").unwrap();
+    let lines = block.lines().map(|line| line.split('#').next().unwrap());
+    lines.map(|line| format!("{line}\n")).collect()
 }
 
-impl Crowd {
-    async fn open(sidestream: &Sidestream, numbers: impl Iterator<Item = usize>) -> Self {
-        let mut crowd = Self {
-            revoked: JoinSet::new(),
-            others: Vec::new(),
-            _connections: Vec::new(),
-        };
-        let mut connection = H2Client::connect(sidestream.url("/")).await;
-        for (index, number) in numbers.enumerate() {
-            if index % 100 == 99 {
-                let next = H2Client::connect(sidestream.url("/")).await;
-                crowd
-                    ._connections
-                    .push(std::mem::replace(&mut connection, next));
-            }
-            let mut stream = open_h2(&mut connection, "/core", &numbered(number)).await;
-            crowd.revoked.spawn(async move {
-                // Without a deadline: it is silent until its turn.
-                let close = loop {
-                    let event = stream.advance().await.unwrap();
-                    if event.name == "sidestream.close" {
-                        break event;
-                    }
-                };
-                let ended = Instant::now();
-                stream.closed().await;
-                (number, ended, reason(&close))
-            });
-            if index % 10 == 0 {
-                let other = token(&format!("other {number}")).signed();
-                crowd
-                    .others
-                    .push(open_h2(&mut connection, "/core", &other).await);
-            }
-        }
-        crowd._connections.push(connection);
-        crowd
-    }
-}
-
-fn numbered(number: usize) -> String {
-    Token::of("crowd")
-        .claim("jti", format!("token {number}"))
-        .signed()
-}
-
-/// Revokes tokens one by one over two pods and a restart of NATS.
-async fn tokens_end_one_by_one(count: usize) {
-    let mut fixture = Fixture::with(CORE, REVOCATIONS).await;
-    let second = pod(&fixture.nats, CORE).await;
-    let mut crowds = [
-        Crowd::open(&fixture.sidestream, (0..count).step_by(2)).await,
-        Crowd::open(&second, (1..count).step_by(2)).await,
-    ];
-    let mut written = Vec::with_capacity(count);
-    let store = bucket(&fixture).await;
-    for number in 0..count / 2 {
-        write(&store, "jti", &format!("token {number}")).await;
-        written.push(Instant::now());
-    }
-    tokio::time::sleep(WITHIN).await;
-    fixture.nats.restart().await;
-    fixture.jetstream = fixture.nats.jetstream().await;
-    for sidestream in [&fixture.sidestream, &second] {
-        eventually(RECOVERY, "the pod follows the bucket again", async || {
-            let health = sidestream.admin_json("/health").await;
-            health["checks"]["revocations"]["status"] == "ok"
-        })
-        .await;
-    }
-    let store = bucket(&fixture).await;
-    for number in count / 2..count {
-        write(&store, "jti", &format!("token {number}")).await;
-        written.push(Instant::now());
-    }
-    let mut slowest = Duration::ZERO;
-    for crowd in &mut crowds {
-        while let Some(ended) = within(DEADLINE, "all end", crowd.revoked.join_next()).await {
-            let (number, ended, reason) = ended.unwrap();
-            assert_eq!(reason, "revoked");
-            slowest = slowest.max(ended.saturating_duration_since(written[number]));
-        }
-    }
-    println!("{count} event streams ended within {slowest:?}");
-    assert!(slowest <= WITHIN, "{slowest:?}");
-    let none_returns = async |sidestream: &Sidestream| {
-        for number in 0..count {
-            // Failures of one address are limited.
-            let address = format!("10.1.{}.{}", number / 250, number % 250);
-            let bearer = bearer(&numbered(number));
-            let headers = [
-                ("Authorization", bearer.as_str()),
-                ("X-Forwarded-For", &address),
-            ];
-            let url = sidestream.url("/core");
-            let rejected = http1::request("GET", &url, &headers).await.unwrap();
-            let code = rejected.json()["error"]["code"].clone();
-            assert_eq!((rejected.status, code), (401, "revoked".into()), "{number}");
-        }
+#[tokio::test]
+async fn the_documented_permissions_suffice() {
+    let user = |name: &str, publish: &str| {
+        format!(
+            "{{ user: {name}, password: x, permissions: {{ publish: {{ allow: [{publish} \"_INBOX_sse.>\"] }},
+                subscribe: {{ allow: [\"_INBOX_sse.>\", \"news.>\"] }} }} }}"
+        )
     };
-    none_returns(&fixture.sidestream).await;
-    none_returns(&second).await;
-    let client = fixture.nats.client().await;
-    client.publish("news.1", "on".into()).await.unwrap();
-    client.flush().await.unwrap();
-    for crowd in &mut crowds {
-        for other in &mut crowd.others {
-            let is_own = |event: &Event| !event.name.starts_with("sidestream.");
-            let events = other.until(is_own).await;
-            assert_eq!(events.last().unwrap().data, "on");
-        }
+    let pod = user(
+        "pod",
+        &documented("With `authentication.revocations.bucket: revocations`"),
+    );
+    let command = user("command", &documented("The user of `sidestream revoke`"));
+    let users = format!("authorization {{ users: [ {pod}, {command} ] }}");
+    let nats = Nats::builder().config(&users).start().await;
+    let config = |user: &str| {
+        let text = text(&nats, CORE, "  revocations: { bucket: revocations }\n");
+        text.replace("nats://", &format!("nats://{user}:x@"))
+    };
+    let sidestream = Sidestream::builder(config("pod"))
+        .env("JWT_SECRET", SECRET)
+        .env("APP_SECRET", APP_SECRET)
+        .file("command.yaml", config("command"))
+        .start()
+        .await;
+    let check = async |name: &str| {
+        let health = sidestream.admin_json("/health").await;
+        health["checks"][name]["status"].clone()
+    };
+    assert_eq!(check("revocations").await, "ok");
+    let credentials = token("alice").signed();
+    until_accepted(&sidestream, "/core", &credentials).await;
+    let arguments = ["revoke", "--sub", "alice", "--config", "command.yaml"];
+    let output = run(&arguments, sidestream.folder()).await;
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    eventually(DEADLINE, "the token is rejected", async || {
+        answer(&sidestream, "/core", &credentials).await == revoked()
+    })
+    .await;
+    for name in ["revocations", "nats"] {
+        assert_ne!(check(name).await, "failing");
     }
-    drop((crowds, second));
-    fixture.sidestream.terminate();
-    for _ in 0..2 {
-        let restarted = pod(&fixture.nats, CORE).await;
-        none_returns(&restarted).await;
-    }
+    let log = sidestream.output().join("\n");
+    assert!(!log.contains("NATS denies"), "{log}");
 }
 
 #[tokio::test]
-async fn two_hundred_tokens_end_within_a_second_over_two_pods_and_a_restart_of_nats() {
-    tokens_end_one_by_one(200).await;
+async fn expired_entries_are_erased_from_the_bucket() {
+    let fixture = fixture().await;
+    let bucket = bucket(&fixture).await;
+    write(&bucket, "sub", "valid").await;
+    for number in 0..5 {
+        let entry = json!({ "at": now() - 7200, "until": now() - 3600 }).to_string();
+        let key = format!("jti.{}", BASE64.encode(format!("expired {number}")));
+        bucket.put(key, entry.into()).await.unwrap();
+    }
+    let _second = pod(&fixture.nats, ROUTES).await;
+    eventually(DEADLINE, "one entry is left", async || {
+        let mut stream = fixture.jetstream.get_stream("KV_revoked").await.unwrap();
+        stream.info().await.unwrap().state.messages == 1
+    })
+    .await;
+    let valid = answer(&fixture.sidestream, "/mine", &token("valid").signed()).await;
+    assert_eq!(valid, revoked());
 }
 
 #[tokio::test]
-#[ignore = "takes a minute"]
-async fn a_thousand_tokens_end_within_a_second_over_two_pods_and_a_restart_of_nats() {
-    tokens_end_one_by_one(1000).await;
+async fn client_that_does_not_read_cannot_delay_its_end() {
+    let fixture = fixture().await;
+    let credentials = token("alice").signed();
+    let request = fixture.get("/mine").receive_buffer(4096);
+    let request = request.header("Authorization", &bearer(&credentials));
+    let mut client = request.connect().await;
+    client
+        .until_seen("its position", |parser| parser.positions() > 0)
+        .await;
+    let data = "x".repeat(64 * 1024);
+    for _ in 0..200 {
+        fixture.publish("orders.1.paid", data.clone()).await;
+    }
+    write(&bucket(&fixture).await, "sub", "alice").await;
+    let written = Instant::now();
+    let labels = [("route", "/mine"), ("reason", "revoked")];
+    let name = "sidestream_streams_closed_total";
+    let closed = fixture
+        .sidestream
+        .until_metric(name, &labels, |count| count == 1.0);
+    closed.await;
+    assert!(written.elapsed() <= WITHIN, "{:?}", written.elapsed());
+}
+
+#[tokio::test]
+async fn another_bucket_needs_a_restart_and_the_answer_without_it_does_not() {
+    let fixture = fixture().await;
+    let changed = "  revocations: { bucket: other, when_unavailable: reject }\n";
+    let config = text(&fixture.nats, ROUTES, changed);
+    fixture.sidestream.rewrite_config(&config);
+    let applied = fixture
+        .sidestream
+        .until_message("configuration applied")
+        .await;
+    let restart = applied["restart"].to_string();
+    assert!(
+        restart.contains("authentication.revocations.bucket"),
+        "{restart}"
+    );
+    let config = fixture.sidestream.admin_json("/config").await;
+    let revocations = &config["effective"]["authentication"]["revocations"];
+    assert_eq!(revocations["when_unavailable"], "reject", "{config}");
+    write(&bucket(&fixture).await, "sub", "alice").await;
+    eventually(DEADLINE, "the bucket of the start counts", async || {
+        answer(&fixture.sidestream, "/mine", &token("alice").signed()).await == revoked()
+    })
+    .await;
 }
