@@ -91,7 +91,7 @@ impl Check {
         let checked = Checked::new(self.algorithm, &self.key, message, signature);
         if !VALID.has(&checked) {
             check(self, message, signature)?;
-            VALID.add(checked);
+            VALID.add(&checked);
         }
         Some(())
     }

@@ -75,7 +75,7 @@ impl ValidSignatures {
     }
 
     /// Adds a check that has succeeded.
-    pub(super) fn add(&self, check: Checked) {
+    pub(super) fn add(&self, check: &Checked) {
         let mut generations = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         generations.insert(check.0);
     }
@@ -108,7 +108,7 @@ mod tests {
     fn only_the_same_check_is_known() {
         let valid = ValidSignatures::default();
         assert!(!valid.has(&check("key", "message", "signature")));
-        valid.add(check("key", "message", "signature"));
+        valid.add(&check("key", "message", "signature"));
         assert!(valid.has(&check("key", "message", "signature")));
         for other in [
             check("other", "message", "signature"),
@@ -129,9 +129,9 @@ mod tests {
         let valid = ValidSignatures::default();
         let numbered = |number: usize| check("key", &number.to_string(), "signature");
         let in_use = || check("key", "in use", "signature");
-        valid.add(in_use());
+        valid.add(&in_use());
         for number in 0..3 * GENERATION_MAX {
-            valid.add(numbered(number));
+            valid.add(&numbered(number));
             if number % 1000 == 0 {
                 assert!(valid.has(&in_use()), "{number}");
             }
