@@ -9,7 +9,7 @@
 //! control socket -> socket -> control -> Command -> app
 //! ```
 //!
-//! `/connections` and `/config` can require a token or a client certificate ([`access`]); probes and
+//! `/connections` and `/config` can require a token or a client certificate (`access`); probes and
 //! metrics are open.
 //!
 //! Every connection has a slot (`net::slots`): idle connections are evicted by new ones, one peer
