@@ -42,6 +42,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use crate::config::{self, Loaded};
 use crate::feed::Budget;
 use crate::feed::replay::ReplaySlots;
+use crate::http::application::{Application, ApplicationConfig};
 use crate::http::{self, Routes};
 use crate::lifecycle::health::Health;
 use crate::lifecycle::phase::Progress;
@@ -286,13 +287,24 @@ impl Live {
         let tickets = self
             .tickets
             .apply(config.http.tickets.as_ref(), &self.metrics);
-        self.context.set_routes(Routes::new(
+        let routes = Routes::new(
             config.http.clone(),
             &find,
             &find_provider,
             tickets,
             &self.metrics,
-        ));
+        );
+        let application = self.application(config.http.application.as_ref());
+        self.context
+            .set_routes(routes.with_application(application));
+    }
+
+    /// Returns the application with its connections, or a new one if its settings have changed.
+    fn application(&self, config: Option<&ApplicationConfig>) -> Option<Arc<Application>> {
+        let config = config?;
+        let before = self.context.routes().application().cloned();
+        let before = before.filter(|application| application.config() == config);
+        Some(before.unwrap_or_else(|| Application::new(config.clone(), &self.metrics).into()))
     }
 
     /// Applies the token of the admin port. A change from or to a file needs a restart; the token in

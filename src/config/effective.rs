@@ -11,6 +11,7 @@ use super::units::{format_duration, format_size};
 use crate::auth::config::{ForwardConfig, JwtConfig, KeysConfig, ProviderConfig, ProviderKind};
 use crate::feed::SlowPolicy;
 use crate::http::RouteConfig;
+use crate::http::application::{ApplicationConfig, ApplicationVersion};
 use crate::http::config::{
     CloseStyle, CorsConfig, Delivery, Expired, SourceConfig, TicketsConfig, Unauthenticated,
 };
@@ -62,6 +63,7 @@ pub fn effective(config: &Config) -> Value {
             "tickets": tickets(http.tickets.as_ref()),
         },
         "routes": http.routes.iter().map(route).collect::<Vec<_>>(),
+        "application": application(http.application.as_ref()),
         "limits": {
             "connections": http.connections_max.map_or(json!("auto"), |count| json!(count)),
             "file_descriptors": {
@@ -107,6 +109,19 @@ fn client_limit(claims: &[ClaimPath], fixed: Value) -> Value {
         .iter()
         .map(|claim| json!(format!("{{claim{claim}}}")));
     claims.chain([fixed]).collect()
+}
+
+fn application(application: Option<&ApplicationConfig>) -> Value {
+    let default = ApplicationConfig::new("".into(), ApplicationVersion::Http1);
+    let settings = application.unwrap_or(&default);
+    let address = application.map(|one| format!("{}://{}", one.version.scheme(), one.authority));
+    json!({
+        "address": address,
+        "connect_timeout": format_duration(settings.connect_timeout),
+        "response_timeout": format_duration(settings.response_timeout),
+        "idle_timeout": format_duration(settings.idle_timeout),
+        "connections": settings.connections,
+    })
 }
 
 fn rate(Rate { rate, burst }: Rate) -> Value {

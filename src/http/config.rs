@@ -7,6 +7,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use super::application::ApplicationConfig;
 use crate::encoding::Framing;
 use crate::event::Tier;
 use crate::feed::{Limits, Slow};
@@ -38,6 +39,8 @@ pub struct Config {
     pub renew_before: Duration,
     /// Tickets. `None`: there are no tickets.
     pub tickets: Option<TicketsConfig>,
+    /// Application that receives the requests for paths without a route.
+    pub application: Option<ApplicationConfig>,
 }
 
 /// Query parameter with a ticket.
@@ -111,6 +114,7 @@ impl Default for Config {
             // 60 s: a login page or a token endpoint that fails once can be asked again.
             renew_before: Duration::from_secs(60),
             tickets: None,
+            application: None,
         }
     }
 }

@@ -4,6 +4,7 @@
 //! accept    listener -> task per connection -> protocol detection -> hyper (HTTP/1) or h2
 //! request   route, variables, limits -> event stream or rejection
 //! stream    event stream without a protocol: cursors, gaps, heartbeats, throttling, close
+//! application  requests for paths without a route pass to the application beside
 //! h1, h2    write it: a socket reclaimed from hyper; a stream of an HTTP/2 connection
 //! ```
 //!
@@ -12,6 +13,7 @@
 //! through `feed::Source`.
 
 mod accept;
+pub mod application;
 pub mod config;
 mod context;
 mod h1;

@@ -12,6 +12,7 @@ use hyper::header::HeaderValue;
 use prometheus::core::{AtomicU64, GenericCounter};
 use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge};
 
+use super::application::client::Application;
 use super::request::cors;
 use super::stream_options::{NamedOptions, StreamOptions};
 use super::ticket_endpoint::TicketEndpoint;
@@ -31,6 +32,8 @@ pub struct Routes {
     pub(in crate::http) routes: Vec<Arc<Route>>,
     /// `None`: there are no tickets.
     pub(in crate::http) tickets: Option<TicketEndpoint>,
+    /// Receives the requests for other paths.
+    pub(in crate::http) application: Option<Arc<Application>>,
 }
 
 /// One route.
@@ -115,6 +118,7 @@ impl Routes {
             config,
             routes,
             tickets,
+            application: None,
         }
     }
 
@@ -123,6 +127,21 @@ impl Routes {
         self.tickets
             .as_ref()
             .filter(|endpoint| endpoint.config.path.as_str() == path)
+    }
+
+    /// Returns the application that receives the requests for other paths.
+    #[must_use]
+    pub fn application(&self) -> Option<&Arc<Application>> {
+        self.application.as_ref()
+    }
+
+    /// Adds the application that receives the requests for other paths.
+    #[must_use]
+    pub fn with_application(self, application: Option<Arc<Application>>) -> Self {
+        Self {
+            application,
+            ..self
+        }
     }
 
     /// Returns the first route that matches the path.

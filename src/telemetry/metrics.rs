@@ -130,6 +130,12 @@ pub struct Metrics {
     pub ticket_issues_total: IntCounterVec,
     /// `sidestream_ticket_redemptions_total{result}`
     pub ticket_redemptions_total: IntCounterVec,
+    /// `sidestream_application_responses_total{status}`
+    pub application_responses_total: IntCounterVec,
+    /// `sidestream_application_requests_in_progress`
+    pub application_requests_in_progress: IntGauge,
+    /// `sidestream_application_response_seconds`
+    pub application_response_seconds: Histogram,
     /// `sidestream_presence_errors_total`
     pub presence_errors_total: IntCounter,
     /// `sidestream_admin_refusals_total{port,code}`
@@ -158,6 +164,11 @@ pub struct Described {
 /// Buckets of delivery times in seconds: from 0.1 ms to the longest stall timeout.
 const DELIVERY_BUCKETS: [f64; 14] = [
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0,
+];
+
+/// Buckets of response times in seconds: from 0.5 ms to the default of `application.response_timeout`.
+const RESPONSE_BUCKETS: [f64; 11] = [
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25, 1.0, 5.0, 15.0, 60.0,
 ];
 
 /// Buckets of replay durations in seconds: from one page to a long history.
@@ -238,6 +249,9 @@ impl Metrics {
             revocation_entries_ignored_total: r.counters("revocation_entries_ignored_total", "Entries of the bucket of revocations that were ignored, by reason: `malformed` (key or value), `full` (the table has its maximum of entries; the entry has ended open event streams, and their clients may return).", &["reason"])?,
             ticket_issues_total: r.counters("ticket_issues_total", "Requests for a ticket with valid credentials, by result: `issued`, `throttled` (the principal asks too often), `too_large` (its claims), `full` (the bucket) or `unavailable` (the bucket does not respond).", &["result"])?,
             ticket_redemptions_total: r.counters("ticket_redemptions_total", "Requests with a ticket, by result: `redeemed`, `invalid` (not a ticket, unknown, expired or already used), `other_provider` (the route does not list the provider of the ticket) or `unavailable` (the bucket does not respond).", &["result"])?,
+            application_responses_total: r.counters("application_responses_total", "Responses of the application to requests that this sidecar has passed to it, by class of the status: `1xx` to `5xx`.", &["status"])?,
+            application_requests_in_progress: r.gauge("application_requests_in_progress", "Requests to the application whose response is not complete.")?,
+            application_response_seconds: r.histogram("application_response_seconds", "Time from a passed request to the head of the application's response.", &RESPONSE_BUCKETS)?,
             presence_errors_total: r.counter("presence_errors_total", "Failed reads and writes of the presence bucket.")?,
             admin_refusals_total: r.counters("admin_refusals_total", "Closed connections and rejected requests on the admin port (`admin`) and the control socket (`control`), by code: `no_first_byte`, `evicted` (a newer connection needed the slot), `busy` (the port or one peer address has reached its limit of requests), `too_many_lists`, `host_not_allowed` (a `Host` that is not an address and not in `admin.hosts`), `unauthenticated` and `invalid_token` (no token, or a wrong one, for a protected page), `too_many_authentication_failures` (too many wrong tokens), `certificate_required`, `tls_handshake` (a failed handshake).", &["port", "code"])?,
             log_lines_dropped_total: r.counter("log_lines_dropped_total", LOG_LINES_DROPPED)?,

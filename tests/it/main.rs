@@ -10,6 +10,7 @@
 #![allow(unreachable_pub)] // `pub` marks what other modules may use; a test crate exports nothing
 
 mod admin;
+mod application;
 mod authentication;
 mod check;
 mod clients;

@@ -1,12 +1,12 @@
-//! Checks of HTTP/1 request heads that the parser leaves to its user: line ends and the `Host`
-//! header.
+//! Checks of HTTP/1 request heads that the parser leaves to its user: line ends, two lengths and the
+//! `Host` header.
 //!
 //! RFC 9112 permits a server to accept a line feed without a carriage return (2.2), and proxies
 //! handle it differently. If two servers split a head differently, one client's request becomes
-//! part of another's (request smuggling). Requests with a bare line feed are rejected, and so are
-//! requests without exactly one valid `Host` (3.2).
+//! part of another's (request smuggling). Requests with a bare line feed or with two lengths are
+//! rejected, and so are requests without exactly one valid `Host` (3.2).
 //!
-//! [`LineScan`] sees the bytes as they are read, before the parser. [`host`], [`is_known`] and
+//! [`HeadScan`] sees the bytes as they are read, before the parser. [`host`], [`is_known`] and
 //! [`bearer`] read the parsed head.
 
 use std::io;
@@ -20,46 +20,147 @@ use hyper::header::{AUTHORIZATION, HOST};
 use hyper::{HeaderMap, Version};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Scanner of a connection's bytes for line feeds without a carriage return.
+/// Scanner of a connection's bytes for what the parser accepts and a proxy may read differently.
 ///
-/// Heads are numbered from 0, so that a request is not rejected for the head of the next one. The
-/// scanner would read a body as heads, so a connection with a body must end after the response.
+/// Heads are numbered from 0, so that a request is not rejected for the head of the next one. A body
+/// of a known length is skipped. After the head of any other body the scanner stops
+/// ([`Self::is_blind`]): the connection must end after the response.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct LineScan {
+pub struct HeadScan {
     /// Number of complete heads.
     heads: u32,
-    /// Bytes of the incomplete line, at most 2 counted.
-    line_bytes: u8,
-    ends_with_cr: bool,
+    line: Line,
+    /// Bytes of the body that are not read yet.
+    body_bytes: u64,
+    /// Fields of the current head.
+    content_length: Option<ContentLength>,
+    has_transfer_encoding: bool,
     is_in_head: bool,
-    is_found: bool,
+    /// Nothing more is scanned: a fault was found, or the end of a body is unknown.
+    is_over: bool,
+    is_blind: bool,
 }
 
-impl LineScan {
-    /// Scans more bytes. Returns the number of the head with the first bare line feed.
-    pub fn read(&mut self, bytes: &[u8]) -> Option<u32> {
-        if self.is_found {
-            return None;
+/// Fault of a head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeadFault {
+    /// A line ends without a carriage return.
+    BareLineFeed,
+    /// The head has `Content-Length` and `Transfer-Encoding` (RFC 9112, 6.1).
+    TwoLengths,
+}
+
+/// Beginning of the incomplete line.
+#[derive(Clone, Copy, Debug)]
+struct Line {
+    bytes: [u8; LINE_BYTES],
+    /// Length of the line, also if it is longer than `bytes`.
+    len: usize,
+    last: u8,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ContentLength {
+    Bytes(u64),
+    Unknown,
+}
+
+/// 64 bytes: `Content-Length`, a number of 20 digits, and white space.
+const LINE_BYTES: usize = 64;
+
+impl Default for Line {
+    fn default() -> Self {
+        Self {
+            bytes: [0; LINE_BYTES],
+            len: 0,
+            last: 0,
         }
-        let mut begin = 0;
-        for at in memchr::memchr_iter(b'\n', bytes) {
-            let line = &bytes[begin..at];
-            if !line.last().map_or(self.ends_with_cr, |last| *last == b'\r') {
-                self.is_found = true;
-                return Some(self.heads);
+    }
+}
+
+impl Line {
+    fn push(&mut self, bytes: &[u8]) {
+        let begin = self.len.min(LINE_BYTES);
+        let count = bytes.len().min(LINE_BYTES - begin);
+        self.bytes[begin..begin + count].copy_from_slice(&bytes[..count]);
+        self.len = self.len.saturating_add(bytes.len());
+        self.last = *bytes.last().unwrap_or(&self.last);
+    }
+
+    /// Returns the value of a field of this name, if the line is one. Without its end if the line is
+    /// too long.
+    fn field(&self, name: &[u8]) -> Option<&[u8]> {
+        let line = &self.bytes[..self.len.min(LINE_BYTES)];
+        let (start, rest) = line.split_at_checked(name.len())?;
+        let value = rest.strip_prefix(b":")?;
+        start.eq_ignore_ascii_case(name).then_some(value)
+    }
+
+    /// Returns the length in a `Content-Length` field.
+    fn content_length(&self) -> Option<ContentLength> {
+        let value = self.field(b"content-length")?.trim_ascii();
+        let is_whole = self.len <= LINE_BYTES;
+        let digits = value.iter().all(u8::is_ascii_digit).then_some(value);
+        let bytes = digits.and_then(|digits| std::str::from_utf8(digits).ok()?.parse().ok());
+        Some(match bytes {
+            Some(bytes) if is_whole => ContentLength::Bytes(bytes),
+            _ => ContentLength::Unknown,
+        })
+    }
+}
+
+impl HeadScan {
+    /// Scans more bytes. Returns the number of the first head with a fault, and the fault.
+    pub fn read(&mut self, mut bytes: &[u8]) -> Option<(u32, HeadFault)> {
+        while !self.is_over && !bytes.is_empty() {
+            if self.body_bytes > 0 {
+                let count = usize::try_from(self.body_bytes).unwrap_or(usize::MAX);
+                let count = count.min(bytes.len());
+                self.body_bytes -= count as u64;
+                bytes = &bytes[count..];
+                continue;
             }
-            let is_empty = usize::from(self.line_bytes) + line.len() == 1;
-            // Empty lines before a request line are permitted.
-            if is_empty && self.is_in_head {
-                self.heads += 1;
+            let Some(at) = memchr::memchr(b'\n', bytes) else {
+                self.line.push(bytes);
+                return None;
+            };
+            self.line.push(&bytes[..at]);
+            bytes = &bytes[at + 1..];
+            let line = std::mem::take(&mut self.line);
+            if let Some(fault) = self.end_line(&line) {
+                self.is_over = true;
+                return Some((self.heads, fault));
             }
-            self.is_in_head = !is_empty;
-            (self.line_bytes, self.ends_with_cr) = (0, false);
-            begin = at + 1;
         }
-        if let [.., last] = &bytes[begin..] {
-            self.line_bytes = (usize::from(self.line_bytes) + bytes.len() - begin).min(2) as u8;
-            self.ends_with_cr = *last == b'\r';
+        None
+    }
+
+    /// Returns whether the scanner has stopped after the head of a body whose end it does not know.
+    #[must_use]
+    pub fn is_blind(&self) -> bool {
+        self.is_blind
+    }
+
+    fn end_line(&mut self, line: &Line) -> Option<HeadFault> {
+        if line.len == 0 || line.last != b'\r' {
+            return Some(HeadFault::BareLineFeed);
+        }
+        if line.len > 1 {
+            self.is_in_head = true;
+            self.content_length = line.content_length().or(self.content_length);
+            self.has_transfer_encoding |= line.field(b"transfer-encoding").is_some();
+            let has_two = self.has_transfer_encoding && self.content_length.is_some();
+            return has_two.then_some(HeadFault::TwoLengths);
+        }
+        // Empty lines before a request line are permitted.
+        if std::mem::take(&mut self.is_in_head) {
+            self.heads += 1;
+            let length = self.content_length.take();
+            self.is_blind = self.has_transfer_encoding || length == Some(ContentLength::Unknown);
+            self.is_over = self.is_blind;
+            if let Some(ContentLength::Bytes(bytes)) = length {
+                self.body_bytes = bytes;
+            }
         }
         None
     }
@@ -69,7 +170,7 @@ impl LineScan {
 #[derive(Debug)]
 pub struct Scanned<T> {
     inner: T,
-    scan: LineScan,
+    scan: HeadScan,
     is_found: Arc<AtomicBool>,
 }
 
@@ -78,7 +179,7 @@ impl<T> Scanned<T> {
     pub fn new(inner: T, is_found: Arc<AtomicBool>) -> Self {
         Self {
             inner,
-            scan: LineScan::default(),
+            scan: HeadScan::default(),
             is_found,
         }
     }
@@ -92,7 +193,8 @@ impl<T: AsyncRead + Unpin> AsyncRead for Scanned<T> {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.inner).poll_read(task, buffer))?;
-        if self.scan.read(&buffer.filled()[before..]) == Some(0) {
+        let found = self.scan.read(&buffer.filled()[before..]);
+        if found == Some((0, HeadFault::BareLineFeed)) {
             self.is_found.store(true, Ordering::Relaxed);
         }
         Poll::Ready(Ok(()))
@@ -194,10 +296,17 @@ mod tests {
 
     use super::*;
 
-    /// Returns the head with the first bare line feed in these pieces.
-    fn found(pieces: &[&[u8]]) -> Option<u32> {
-        let mut scan = LineScan::default();
+    /// Returns the first fault in these pieces, with the number of its head.
+    fn found(pieces: &[&[u8]]) -> Option<(u32, HeadFault)> {
+        let mut scan = HeadScan::default();
         pieces.iter().find_map(|piece| scan.read(piece))
+    }
+
+    /// Checks the first fault, also when the bytes arrive one by one.
+    fn check(bytes: &str, expected: Option<(u32, HeadFault)>) {
+        assert_eq!(found(&[bytes.as_bytes()]), expected, "{bytes:?}");
+        let single: Vec<_> = bytes.as_bytes().chunks(1).collect();
+        assert_eq!(found(&single), expected, "{bytes:?} byte by byte");
     }
 
     #[test]
@@ -216,11 +325,59 @@ mod tests {
                 "GET / HTTP/1.1\r\n\r\n\r\n\r\nGET / HTTP/1.1\r\n\r\n\n",
                 Some(2),
             ),
-            ("POST / HTTP/1.1\r\nContent-Length: 2\r\n\r\na\n", Some(1)),
         ] {
-            assert_eq!(found(&[bytes.as_bytes()]), expected, "{bytes:?}");
-            let single: Vec<_> = bytes.as_bytes().chunks(1).collect();
-            assert_eq!(found(&single), expected, "{bytes:?} byte by byte");
+            check(bytes, expected.map(|head| (head, HeadFault::BareLineFeed)));
+        }
+    }
+
+    #[test]
+    fn body_of_known_length_is_skipped() {
+        for (bytes, expected) in [
+            (
+                "POST / HTTP/1.1\r\nContent-Length: 2\r\n\r\na\nGET / HTTP/1.1\r\n\r\n",
+                None,
+            ),
+            (
+                "POST / HTTP/1.1\r\ncontent-length:  2 \r\n\r\na\nGET / HTTP/1.1\n\r\n",
+                Some(1),
+            ),
+            (
+                "POST / HTTP/1.1\r\nContent-Length: 0\r\n\r\nGET / HTTP/1.1\n\r\n",
+                Some(1),
+            ),
+            (
+                "POST / HTTP/1.1\r\nX-Content-Length: 9\r\n\r\nGET / HTTP/1.1\n\r\n",
+                Some(1),
+            ),
+        ] {
+            check(bytes, expected.map(|head| (head, HeadFault::BareLineFeed)));
+        }
+    }
+
+    #[test]
+    fn head_with_two_lengths_is_found() {
+        for bytes in [
+            "POST / HTTP/1.1\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\nHost: a\r\ncontent-length: x\r\n\r\n",
+        ] {
+            check(bytes, Some((0, HeadFault::TwoLengths)));
+        }
+    }
+
+    #[test]
+    fn scanner_stops_where_the_end_of_a_body_is_unknown() {
+        let long = format!("Content-Length: {}2", " ".repeat(LINE_BYTES));
+        for (field, is_blind) in [
+            ("Transfer-Encoding: chunked", true),
+            ("Content-Length: 1a", true),
+            (&long, true),
+            ("Content-Length: 7", false),
+            ("Host: a", false),
+        ] {
+            let mut scan = HeadScan::default();
+            let head = format!("POST / HTTP/1.1\r\n{field}\r\n\r\n");
+            assert_eq!(scan.read(head.as_bytes()), None, "{field}");
+            assert_eq!(scan.is_blind(), is_blind, "{field}");
         }
     }
 

@@ -7,7 +7,8 @@
 //! - servers: [`nats`] (one nats-server or a cluster of three), [`sidestream`] (the sidecar under
 //!   test), [`front`] (nginx, HAProxy, Envoy, Caddy and Traefik), [`certs`] (a certificate
 //!   authority), [`oidc`] (an OpenID Connect issuer), [`issuer`] (one that misbehaves),
-//!   [`endpoint`] (an authentication endpoint of an application),
+//!   [`endpoint`] (an authentication endpoint of an application), [`application`] (the
+//!   application beside a sidecar),
 //! - clients: [`sse`] with [`sse_parser`] and [`ndjson`] over [`http1`] and [`h2`], [`browser`] (Chromium),
 //!   [`node`] (npm packages), [`h2_tap`] (frames as received), [`transport`] (TCP or TLS),
 //! - faults: [`proxy`] (delays, stalls, cuts), and the signals of [`process`],
@@ -19,6 +20,7 @@
 
 #![allow(clippy::unwrap_used)] // a failure of the test kit is a failure of the test
 
+pub mod application;
 pub mod browser;
 pub mod certs;
 pub mod endpoint;

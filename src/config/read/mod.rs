@@ -6,6 +6,7 @@
 //! `config::effective`, in `sidecar.yaml` and in docs/configuration.md; tests compare the four.
 
 mod admin;
+mod application;
 mod authentication;
 mod cors;
 mod limits;
@@ -75,6 +76,7 @@ pub(super) fn config(root: &ValueReader<'_>) -> Option<Config> {
         let routes = keys
             .require("routes", |value| routes::routes(value, rules))
             .unwrap_or_default();
+        let application = keys.get("application", application::application).flatten();
         let presence = keys.get_or("presence", default.presence, presence);
         let tickets = authentication.tickets.as_ref();
         let tickets = tickets.map(|tickets| {
@@ -109,6 +111,7 @@ pub(super) fn config(root: &ValueReader<'_>) -> Option<Config> {
                 ),
                 renew_before: authentication.renew_before,
                 tickets,
+                application,
             },
             window_bytes_max: limits.window_bytes_max,
             feeds_max: limits.feeds_max,

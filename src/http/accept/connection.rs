@@ -19,25 +19,30 @@ use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper::{Request, Response, Version};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::AsyncWriteExt as _;
-use tokio::time::timeout;
+use tokio::time::{Sleep, sleep, timeout};
 
 use super::detect::Preface;
+use crate::http::application::STALL_MAX;
+use crate::http::application::pass::{application_of, pass};
+use crate::http::application::request_body::{RequestBody, RequestBytes};
+use crate::http::application::tunnel::Tunnel;
 use crate::http::context::{ConnectionGuard, Context};
 use crate::http::h1::chunk::BodyDelimiter;
 use crate::http::h1::chunk_writer::ChunkWriter;
 use crate::http::h1::reclaim::{Parked, ReclaimIo, SocketReclaim};
 use crate::http::h1::sink::TaskSocket;
 use crate::http::h1::stream::H1Stream;
-use crate::http::request::answer::{reject, unparsed_response};
+use crate::http::request::answer::{Answer, Waiting, reject, unparsed_response};
 use crate::http::request::body::Body;
 use crate::http::request::rejection_code::RejectionCode;
 use crate::http::request::request::Caller;
@@ -81,14 +86,52 @@ struct AfterHyper<T> {
     io: T,
     /// Bytes that were read and not passed to hyper.
     read_ahead: Vec<u8>,
-    /// Number of bytes after the head that hyper has read.
-    early_bytes: usize,
+    /// Bytes after the head that hyper has read.
+    early: Bytes,
     /// Event stream that continues on the socket.
     parked: Option<Parked>,
+    /// Tunnel that continues on the socket.
+    tunnel: Option<Tunnel>,
 }
 
 /// Future of a response, boxed because hyper's connection is polled without being pinned.
 type ResponseFuture = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+/// Ready when a client has not read its response for [`STALL_MAX`]. `stall` is the number of bytes
+/// that were written when the wait began, and its end.
+fn poll_stall(
+    stall: &mut Option<(u64, Pin<Box<Sleep>>)>,
+    reclaim: &SocketReclaim,
+    task: &mut TaskContext<'_>,
+) -> Poll<()> {
+    if !reclaim.is_blocked() {
+        *stall = None;
+        return Poll::Pending;
+    }
+    let written = reclaim.written();
+    let (_, end) = match stall {
+        Some(known) if known.0 == written => known,
+        _ => stall.insert((written, Box::pin(sleep(STALL_MAX)))),
+    };
+    end.as_mut().poll(task)
+}
+
+/// Answers a request, by the application if no route has its path. `is_last`: the connection ends
+/// after the response.
+async fn http1_answer(
+    context: &Arc<Context>,
+    caller: &Caller,
+    request: Request<Incoming>,
+    is_last: bool,
+) -> Answer {
+    let routes = context.routes();
+    if let Some(application) = application_of(&routes, &request) {
+        let request = request.map(|body| RequestBody::new(RequestBytes::Http1(body)));
+        return pass(context, &routes, &application, caller, request, is_last).await;
+    }
+    let has_body = !request.body().is_end_stream();
+    answer(context, caller, &request, has_body).await
+}
 
 impl Connection {
     pub(in crate::http) fn new(
@@ -167,9 +210,14 @@ impl Connection {
         let AfterHyper {
             mut io,
             read_ahead,
-            early_bytes,
+            early,
             parked,
+            tunnel,
         } = after;
+        if let Some(tunnel) = tunnel {
+            tunnel.run(io, &early).await;
+            return None;
+        }
         let Some(parked) = parked else {
             // The last flush, and the close of TLS. The client may not take it.
             drop(timeout(LAST_REQUEST, io.shutdown()).await);
@@ -178,7 +226,7 @@ impl Connection {
         let writer = ChunkWriter::new(
             io.for_task(&parked.stream),
             parked.delimiter,
-            read_ahead.len() + early_bytes,
+            read_ahead.len() + early.len(),
             parked.head,
         );
         Some(H1Stream::new(
@@ -205,6 +253,7 @@ impl Connection {
             .serve_connection(TokioIo::new(io), self.http1_service(reclaim));
         let mut drained = pin!(goaway.requested());
         let mut last_request = None;
+        let mut stall = None;
         let mut is_counted = false;
         let ended = poll_fn(|task| {
             let polled = connection.poll_without_shutdown(task);
@@ -220,6 +269,10 @@ impl Connection {
             if reclaim.is_reached() && !reclaim.is_blocked() {
                 return Poll::Ready(Ok(()));
             }
+            if poll_stall(&mut stall, reclaim, task).is_ready() {
+                tracing::debug!(client.addr = %self.remote, "connection cut; its client does not read");
+                return Poll::Ready(Ok(()));
+            }
             if last_request.is_none() && drained.as_mut().poll(task).is_ready() {
                 // hyper's graceful shutdown closes a connection without a request at once; the
                 // client may have sent one that is still on its way.
@@ -228,7 +281,7 @@ impl Connection {
                 } else {
                     LAST_REQUEST
                 };
-                last_request = Some(Box::pin(tokio::time::sleep(wait)));
+                last_request = Some(Box::pin(sleep(wait)));
             }
             if last_request
                 .as_mut()
@@ -252,7 +305,8 @@ impl Connection {
         AfterHyper {
             io,
             read_ahead,
-            early_bytes: parts.read_buf.len(),
+            early: parts.read_buf,
+            tunnel: reclaim.take_tunnel(),
             parked: reclaim
                 .take()
                 .filter(|_| reclaim.is_reached() && !reclaim.is_blocked()),
@@ -281,16 +335,20 @@ impl Connection {
                     }
                     _ => (Protocol::Http11, BodyDelimiter::Chunked),
                 };
-                let has_body = !request.body().is_end_stream();
-                let answer = if reclaim.begin_head() {
-                    caller.peer.protocol = protocol;
-                    answer(&context, &caller, &request, has_body).await
-                } else {
-                    reject(&context, &RejectionCode::BareLineFeed.into(), &request)
+                caller.peer.protocol = protocol;
+                let answer = match reclaim.begin_head() {
+                    Ok(()) => http1_answer(&context, &caller, request, reclaim.is_blind()).await,
+                    Err(code) => reject(&context, &code.into(), &request),
                 };
-                Ok(answer.into_response(|stream| {
-                    reclaim.park(stream, delimiter);
-                    Body::Reclaim(reclaim)
+                Ok(answer.into_response(|waiting| match waiting {
+                    Waiting::Events(stream) => {
+                        reclaim.park(stream, delimiter);
+                        Body::Reclaim(reclaim)
+                    }
+                    Waiting::Tunnel(tunnel) => {
+                        reclaim.set_tunnel(tunnel);
+                        Body::Text(Bytes::new())
+                    }
                 }))
             })
         })

@@ -15,14 +15,14 @@
 //!
 //! The same wrapper replaces the responses with which hyper rejects a head that it cannot parse
 //! (a bare status): they are dropped, and the connection sends the rejection with code and hint.
-//! It also scans heads for bare line feeds (`net::request_head`).
+//! It also scans heads for faults that hyper accepts (`net::request_head`).
 //!
 //! Everything runs on the one task of the connection; the atomics and the mutex exist because hyper
 //! requires `Send`.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
@@ -30,9 +30,10 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::chunk::BodyDelimiter;
 use crate::http::accept::detect::{Detector, Preface, PrefaceCell};
+use crate::http::application::tunnel::Tunnel;
 use crate::http::request::rejection_code::RejectionCode;
 use crate::http::stream::event_stream::EventStream;
-use crate::net::request_head::LineScan;
+use crate::net::request_head::{HeadFault, HeadScan};
 
 /// State of a connection that hyper serves, shared by its IO, its service and its task.
 #[derive(Default)]
@@ -42,13 +43,20 @@ pub(in crate::http) struct SocketReclaim {
     has_received: AtomicBool,
     reached: AtomicBool,
     blocked: AtomicBool,
+    /// Number of bytes that the socket has accepted.
+    written: AtomicU64,
     /// Number of parsed heads.
     heads: AtomicU32,
-    /// Number of the head with a bare line feed, counted from 1; 0: none.
-    bare_head: AtomicU32,
+    /// Number of the head with a fault, counted from 1; 0: none.
+    faulty_head: AtomicU32,
+    /// The fault is two lengths, and not a bare line feed.
+    has_two_lengths: AtomicBool,
+    /// The end of a body is unknown, so later heads are not scanned.
+    is_blind: AtomicBool,
     /// Status with which hyper rejected a head; 0: none.
     rejected: AtomicU16,
     parked: Mutex<Option<Parked>>,
+    tunnel: Mutex<Option<Tunnel>>,
 }
 
 /// Event stream that waits for its socket.
@@ -80,6 +88,17 @@ impl SocketReclaim {
         self.lock().take()
     }
 
+    /// Stores the tunnel that begins after the response that hyper is about to write.
+    pub(in crate::http) fn set_tunnel(&self, tunnel: Tunnel) {
+        *self.tunnel.lock().unwrap_or_else(PoisonError::into_inner) = Some(tunnel);
+    }
+
+    /// Takes the tunnel out.
+    pub(in crate::http) fn take_tunnel(&self) -> Option<Tunnel> {
+        let mut tunnel = self.tunnel.lock().unwrap_or_else(PoisonError::into_inner);
+        tunnel.take()
+    }
+
     /// Returns whether hyper has polled the body: the head of the response is in its buffer.
     pub(in crate::http) fn is_reached(&self) -> bool {
         self.reached.load(Ordering::Relaxed)
@@ -99,15 +118,43 @@ impl SocketReclaim {
         self.blocked.store(blocked, Ordering::Relaxed);
     }
 
+    /// Returns the number of bytes that the socket has accepted.
+    pub(in crate::http) fn written(&self) -> u64 {
+        self.written.load(Ordering::Relaxed)
+    }
+
+    fn record_write(&self, written: &Poll<io::Result<usize>>) {
+        self.set_blocked(written.is_pending());
+        if let Poll::Ready(Ok(bytes)) = written {
+            self.written.fetch_add(*bytes as u64, Ordering::Relaxed);
+        }
+    }
+
     /// Returns whether the client has sent anything.
     pub(in crate::http) fn has_received(&self) -> bool {
         self.has_received.load(Ordering::Relaxed)
     }
 
-    /// Counts a parsed head. Returns false if this head or an earlier one has a bare line feed.
-    pub(in crate::http) fn begin_head(&self) -> bool {
+    /// Counts a parsed head.
+    ///
+    /// # Errors
+    /// Returns the code of a fault in this head or an earlier one.
+    pub(in crate::http) fn begin_head(&self) -> Result<(), RejectionCode> {
         let head = self.heads.fetch_add(1, Ordering::Relaxed) + 1;
-        !(1..=head).contains(&self.bare_head.load(Ordering::Relaxed))
+        if !(1..=head).contains(&self.faulty_head.load(Ordering::Relaxed)) {
+            return Ok(());
+        }
+        Err(if self.has_two_lengths.load(Ordering::Relaxed) {
+            RejectionCode::TwoLengths
+        } else {
+            RejectionCode::BareLineFeed
+        })
+    }
+
+    /// Returns whether later heads are not scanned, so that the connection must end after the
+    /// response.
+    pub(in crate::http) fn is_blind(&self) -> bool {
+        self.is_blind.load(Ordering::Relaxed)
     }
 
     /// Returns the code of a head that hyper could not parse.
@@ -156,7 +203,7 @@ pub(in crate::http) struct ReclaimIo<T> {
     reclaim: Arc<SocketReclaim>,
     detector: Detector,
     /// Scans everything that hyper reads.
-    scan: LineScan,
+    scan: HeadScan,
 }
 
 impl<T> ReclaimIo<T> {
@@ -166,7 +213,7 @@ impl<T> ReclaimIo<T> {
             inner,
             reclaim,
             detector: Detector::new(),
-            scan: LineScan::default(),
+            scan: HeadScan::default(),
         }
     }
 
@@ -209,10 +256,18 @@ impl<T: AsyncRead + Unpin> AsyncRead for ReclaimIo<T> {
             return read;
         }
         this.reclaim.has_received.store(true, Ordering::Relaxed);
-        if this.detector.is_http1()
-            && let Some(head) = this.scan.read(received)
-        {
-            this.reclaim.bare_head.store(head + 1, Ordering::Relaxed);
+        if this.detector.is_http1() {
+            let reclaim = &this.reclaim;
+            if let Some((head, fault)) = this.scan.read(received) {
+                let has_two_lengths = fault == HeadFault::TwoLengths;
+                reclaim
+                    .has_two_lengths
+                    .store(has_two_lengths, Ordering::Relaxed);
+                reclaim.faulty_head.store(head + 1, Ordering::Relaxed);
+            }
+            reclaim
+                .is_blind
+                .store(this.scan.is_blind(), Ordering::Relaxed);
         }
         read
     }
@@ -228,7 +283,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for ReclaimIo<T> {
             return Poll::Ready(Ok(count));
         }
         let written = Pin::new(&mut self.inner).poll_write(task, bytes);
-        self.reclaim.set_blocked(written.is_pending());
+        self.reclaim.record_write(&written);
         written
     }
 
@@ -241,7 +296,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for ReclaimIo<T> {
             return Poll::Ready(Ok(count));
         }
         let written = Pin::new(&mut self.inner).poll_write_vectored(task, parts);
-        self.reclaim.set_blocked(written.is_pending());
+        self.reclaim.record_write(&written);
         written
     }
 

@@ -24,8 +24,9 @@ use tokio::time::timeout;
 
 use super::frames::Observed;
 use super::idle::IdleTracker;
+use super::io::H2Io;
 use super::keepalive::Keepalive;
-use super::read_budget::{H2Io, ReadBudget};
+use super::read_budget::ReadBudget;
 use super::request::{H2Request, H2Shared};
 use super::sink::DataChunk;
 use crate::http::accept::connection::{Connection, HEAD_BYTES_MAX, HEAD_MAX};
@@ -84,7 +85,8 @@ impl Connection {
             .max_concurrent_streams(STREAMS_MAX)
             .max_header_list_size(HEAD_BYTES_READ_MAX as u32)
             .handshake(io);
-        let mut connection = Box::pin(self.serve(Box::pin(handshake), shutdown, group.clone()));
+        let serving = self.serve(Box::pin(handshake), shutdown, group.clone(), budget.clone());
+        let mut connection = Box::pin(serving);
         poll_fn(move |task| {
             timer.poll(task);
             budget.refill();
@@ -99,6 +101,7 @@ impl Connection {
         handshake: Pin<Box<Handshake<Observed<H2Io<T>>, DataChunk>>>,
         mut shutdown: Token,
         group: Arc<StreamGroup>,
+        budget: Arc<ReadBudget>,
     ) {
         // If the pod drains before the preface arrives, the client has a moment to send it.
         let h2 = match within(HEAD_MAX, &mut shutdown, handshake).await {
@@ -115,6 +118,7 @@ impl Connection {
             caller: self.caller(Protocol::H2),
             group: group.clone(),
             idle: idle.clone(),
+            budget,
         };
         let mut streams = Streams::new(h2, shared);
         let reason = tokio::select! {

@@ -17,13 +17,18 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
+use hyper::body::Body as _;
 use hyper::header::{CONTENT_LENGTH, DATE, HeaderValue};
 use hyper::{Method, Request, Response};
 
 use super::idle::{IdleTracker, UseGuard};
+use super::passed::H2Passed;
+use super::read_budget::ReadBudget;
 use super::sink::{DataChunk, SharedStream};
 use super::stream::H2Stream;
 use crate::http::accept::connection::HEAD_BYTES_MAX;
+use crate::http::application::pass::{application_of, pass};
+use crate::http::application::request_body::{RequestBody, RequestBytes};
 use crate::http::context::Context;
 use crate::http::request::answer::{Answer, reject};
 use crate::http::request::rejection_code::RejectionCode;
@@ -37,6 +42,7 @@ pub(super) struct H2Shared {
     pub(super) caller: Caller,
     pub(super) group: Arc<StreamGroup>,
     pub(super) idle: Arc<IdleTracker>,
+    pub(super) budget: Arc<ReadBudget>,
 }
 
 /// Task of one stream.
@@ -46,6 +52,14 @@ pub(super) enum H2Request {
         SendResponse<DataChunk>,
     ),
     Streaming(H2Stream),
+    Passed(Box<H2Passed>),
+}
+
+/// Rest of a response whose head was sent.
+enum Sent {
+    All,
+    Streaming(H2Stream),
+    Passed(Box<H2Passed>),
 }
 
 /// Answer to a request, with the parts of the connection that its event stream needs.
@@ -66,13 +80,14 @@ impl H2Request {
         let context = shared.context.clone();
         let caller = shared.caller.clone();
         let (group, idle) = (shared.group.clone(), shared.idle.clone());
+        let budget = shared.budget.clone();
         let in_use = idle.begin();
         let response = async move {
-            let has_body = !request.body().is_end_stream();
+            let is_head = request.method() == Method::HEAD;
             let answer = if head_bytes(&request) > HEAD_BYTES_MAX {
                 reject(&context, &RejectionCode::HeadTooLarge.into(), &request)
             } else {
-                answer(&context, &caller, &request, has_body).await
+                http2_answer(&context, &caller, request, &budget).await
             };
             if matches!(answer, Answer::Closing(_)) {
                 idle.close_if_unused();
@@ -81,7 +96,7 @@ impl H2Request {
                 answer,
                 group,
                 in_use,
-                is_head: request.method() == Method::HEAD,
+                is_head,
             }
         };
         Self::Responding(Box::pin(response), respond)
@@ -98,8 +113,9 @@ impl Future for H2Request {
                 return respond.poll_reset(task).map(drop);
             };
             match answered.send(respond) {
-                Ok(Some(stream)) => *self = Self::Streaming(stream),
-                Ok(None) => return Poll::Ready(()),
+                Ok(Sent::Streaming(stream)) => *self = Self::Streaming(stream),
+                Ok(Sent::Passed(passed)) => *self = Self::Passed(passed),
+                Ok(Sent::All) => return Poll::Ready(()),
                 Err(error) => {
                     tracing::debug!(%error, "response on an HTTP/2 stream failed");
                     respond.send_reset(Reason::INTERNAL_ERROR);
@@ -109,6 +125,7 @@ impl Future for H2Request {
         }
         match &mut *self {
             Self::Streaming(stream) => Pin::new(stream).poll(task),
+            Self::Passed(passed) => Pin::new(passed).poll(task),
             Self::Responding(..) => Poll::Ready(()),
         }
     }
@@ -116,7 +133,7 @@ impl Future for H2Request {
 
 impl Answered {
     /// Sends the response, or its head and the task of its event stream.
-    fn send(self, respond: &mut SendResponse<DataChunk>) -> Result<Option<H2Stream>, h2::Error> {
+    fn send(self, respond: &mut SendResponse<DataChunk>) -> Result<Sent, h2::Error> {
         match self.answer {
             Answer::Text(response) | Answer::Closing(response) => {
                 let (mut head, text) = response.into_parts();
@@ -132,16 +149,50 @@ impl Answered {
                     self.group.use_window(text.len());
                     send.send_data(DataChunk::from(text), true)?;
                 }
-                Ok(None)
+                Ok(Sent::All)
+            }
+            Answer::Passed(response) => {
+                let (head, body) = response.into_parts();
+                let is_all = self.is_head || body.is_end_stream();
+                let send = send_head(respond, Response::from_parts(head, ()), is_all)?;
+                if is_all {
+                    return Ok(Sent::All);
+                }
+                let passed = H2Passed::new(send, body, self.group, self.in_use);
+                Ok(Sent::Passed(Box::new(passed)))
+            }
+            // HTTP/2 has no upgrade (RFC 9113, 8.6): the application was not asked for one.
+            Answer::Tunnel(..) => {
+                respond.send_reset(Reason::INTERNAL_ERROR);
+                Ok(Sent::All)
             }
             Answer::Events(head, mut stream) => {
                 let send = send_head(respond, head, false)?;
                 stream.join(self.group.clone(), send.stream_id().as_u32());
                 let shared = SharedStream::new(send, self.group, stream.direct_path());
-                Ok(Some(H2Stream::new(*stream, shared, self.in_use)))
+                Ok(Sent::Streaming(H2Stream::new(*stream, shared, self.in_use)))
             }
         }
     }
+}
+
+/// Answers a request, by the application if no route has its path.
+async fn http2_answer(
+    context: &Arc<Context>,
+    caller: &Caller,
+    request: Request<RecvStream>,
+    budget: &Arc<ReadBudget>,
+) -> Answer {
+    let routes = context.routes();
+    if let Some(application) = application_of(&routes, &request) {
+        let request = request.map(|body| {
+            let _upload = budget.upload();
+            RequestBody::new(RequestBytes::Http2 { body, _upload })
+        });
+        return pass(context, &routes, &application, caller, request, false).await;
+    }
+    let has_body = !request.body().is_end_stream();
+    answer(context, caller, &request, has_body).await
 }
 
 fn send_head(

@@ -14,7 +14,10 @@ pub(super) fn admit(context: &Context, over_limit: bool) -> Result<(), Rejection
 }
 
 /// Checks that the pod can serve another request that opens no event stream.
-pub(super) fn admit_request(context: &Context, over_limit: bool) -> Result<(), RejectionCode> {
+pub(in crate::http) fn admit_request(
+    context: &Context,
+    over_limit: bool,
+) -> Result<(), RejectionCode> {
     if over_limit {
         return Err(RejectionCode::TooManyConnections);
     }

@@ -16,6 +16,8 @@ use super::rejection::Rejection;
 use super::rejection_code::{RejectionCode, Row};
 use super::request::is_browser;
 use crate::encoding::Framing;
+use crate::http::application::response_body::PassedBody;
+use crate::http::application::tunnel::Tunnel;
 use crate::http::config::CloseStyle;
 use crate::http::context::Context;
 use crate::http::stream::event_stream::EventStream;
@@ -30,6 +32,18 @@ pub(in crate::http) enum Answer {
     Closing(Response<Bytes>),
     /// A head and an event stream.
     Events(Response<()>, Box<EventStream>),
+    /// The response of the application.
+    Passed(Response<PassedBody>),
+    /// The head with which the application switches to another protocol.
+    Tunnel(Response<()>, Tunnel),
+}
+
+/// Rest of an answer that continues on the socket of an HTTP/1 connection.
+pub(in crate::http) enum Waiting {
+    /// An event stream.
+    Events(EventStream),
+    /// A tunnel to the application.
+    Tunnel(Tunnel),
 }
 
 /// Browsers must not interpret a publisher's text as a script or a page, whatever it contains.
@@ -161,21 +175,25 @@ pub(in crate::http) fn unparsed_response(context: &Context, code: RejectionCode)
 }
 
 impl Answer {
-    pub(super) fn headers_mut(&mut self) -> &mut HeaderMap {
+    pub(in crate::http) fn headers_mut(&mut self) -> &mut HeaderMap {
         match self {
             Self::Text(response) | Self::Closing(response) => response.headers_mut(),
-            Self::Events(response, _) => response.headers_mut(),
+            Self::Events(response, _) | Self::Tunnel(response, _) => response.headers_mut(),
+            Self::Passed(response) => response.headers_mut(),
         }
     }
 
-    /// Response for hyper. `park` stores the event stream until its socket is reclaimed.
+    /// Response for hyper. `park` stores the event stream, or the tunnel, until its socket is
+    /// reclaimed.
     pub(in crate::http) fn into_response(
         self,
-        park: impl FnOnce(EventStream) -> Body,
+        park: impl FnOnce(Waiting) -> Body,
     ) -> Response<Body> {
         match self {
             Self::Text(response) | Self::Closing(response) => response.map(Body::Text),
-            Self::Events(head, stream) => head.map(|()| park(*stream)),
+            Self::Events(head, stream) => head.map(|()| park(Waiting::Events(*stream))),
+            Self::Passed(response) => response.map(Body::Passed),
+            Self::Tunnel(head, tunnel) => head.map(|()| park(Waiting::Tunnel(tunnel))),
         }
     }
 }

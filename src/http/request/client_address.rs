@@ -53,7 +53,7 @@ pub(in crate::http) fn client_address(
 }
 
 /// Returns whether an address is one of a trusted proxy.
-pub(super) fn is_trusted(address: IpAddr, trusted: &[IpNet]) -> bool {
+pub(in crate::http) fn is_trusted(address: IpAddr, trusted: &[IpNet]) -> bool {
     let address = address.to_canonical();
     trusted.iter().any(|network| network.contains(&address))
 }

@@ -19,7 +19,7 @@
 //!   body          hyper's body for a response
 //! ```
 
-mod admission;
+pub(in crate::http) mod admission;
 pub(in crate::http) mod answer;
 pub(in crate::http) mod authenticate;
 pub(in crate::http) mod body;

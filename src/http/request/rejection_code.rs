@@ -34,6 +34,8 @@ pub(in crate::http) enum RejectionCode {
     TargetTooLong,
     /// The head has a line feed without a carriage return.
     BareLineFeed,
+    /// The head has `Content-Length` and `Transfer-Encoding`.
+    TwoLengths,
     /// The request has a body: its event stream could not have the connection for itself.
     UnexpectedBody,
     /// The request has no credentials of the route's providers.
@@ -80,6 +82,20 @@ pub(in crate::http) enum RejectionCode {
     TooManyFeeds,
     /// `limits.replays.queued` is reached.
     TooManyReplays,
+    /// The application beside this sidecar cannot be connected.
+    ApplicationUnreachable,
+    /// The application closed the connection, or its response is not HTTP.
+    ApplicationInvalid,
+    /// The application answered an `EventSource` with 429 or 5xx.
+    ApplicationFailed,
+    /// The application has not answered in time.
+    ApplicationTimeout,
+    /// `application.connections` is reached.
+    ApplicationBusy,
+    /// The client has not sent the body of its request in time.
+    BodyTimeout,
+    /// The method is not passed to the application.
+    MethodNotPassed,
     /// The pod is shutting down.
     Draining,
     /// The connection sent nothing, or ended before its first request.
@@ -112,7 +128,7 @@ pub(in crate::http) struct Row {
 
 impl RejectionCode {
     /// Every code, in the order of the enum.
-    pub(in crate::http) const ALL: [Self; 42] = [
+    pub(in crate::http) const ALL: [Self; 50] = [
         Self::NotFound,
         Self::MethodNotAllowed,
         Self::NotAcceptable,
@@ -125,6 +141,7 @@ impl RejectionCode {
         Self::HeadTooLarge,
         Self::TargetTooLong,
         Self::BareLineFeed,
+        Self::TwoLengths,
         Self::UnexpectedBody,
         Self::Unauthenticated,
         Self::InvalidToken,
@@ -148,6 +165,13 @@ impl RejectionCode {
         Self::TooManyConnects,
         Self::TooManyFeeds,
         Self::TooManyReplays,
+        Self::ApplicationUnreachable,
+        Self::ApplicationInvalid,
+        Self::ApplicationFailed,
+        Self::ApplicationTimeout,
+        Self::ApplicationBusy,
+        Self::BodyTimeout,
+        Self::MethodNotPassed,
         Self::Draining,
         Self::NoRequest,
         Self::RequestTimeout,
@@ -236,6 +260,13 @@ impl RejectionCode {
                 "bare_line_feed",
                 "a line of the request ends without a carriage return",
                 "end lines with CRLF",
+            )
+            .closing(),
+            Self::TwoLengths => Row::permanent(
+                Status::BAD_REQUEST,
+                "two_lengths",
+                "the request has Content-Length and Transfer-Encoding",
+                "send one of them",
             )
             .closing(),
             Self::UnexpectedBody => Row::permanent(
@@ -376,6 +407,49 @@ impl RejectionCode {
                 "too_many_replays",
                 "too many clients wait for missed events",
                 "try again",
+            ),
+            Self::ApplicationUnreachable => Row::permanent(
+                Status::BAD_GATEWAY,
+                "application_unreachable",
+                "the application cannot be connected",
+                "the application is starting, has ended, or listens on another port than `application.address`",
+            ),
+            Self::ApplicationInvalid => Row::permanent(
+                Status::BAD_GATEWAY,
+                "application_invalid",
+                "the application closed the connection, or did not answer in HTTP",
+                "the log of the application has the reason",
+            ),
+            Self::ApplicationFailed => Row::permanent(
+                Status::BAD_GATEWAY,
+                "application_failed",
+                "the application rejected the request at the moment",
+                "the log of the application has the reason",
+            ),
+            Self::ApplicationTimeout => Row::permanent(
+                Status::GATEWAY_TIMEOUT,
+                "application_timeout",
+                "the application did not answer in time",
+                "answer within `application.response_timeout`, or raise it",
+            ),
+            Self::ApplicationBusy => Row::temporary(
+                Status::SERVICE_UNAVAILABLE,
+                "application_busy",
+                "too many requests to the application are in progress",
+                "try again; `application.connections` is the limit",
+            ),
+            Self::BodyTimeout => Row::permanent(
+                Status::REQUEST_TIMEOUT,
+                "body_timeout",
+                "the body of the request was not complete in time",
+                "send the body without long pauses",
+            )
+            .closing(),
+            Self::MethodNotPassed => Row::permanent(
+                Status::NOT_IMPLEMENTED,
+                "method_not_passed",
+                "CONNECT and TRACE are not passed to the application",
+                "use another method",
             ),
             Self::Draining => Row::temporary(
                 Status::SERVICE_UNAVAILABLE,

@@ -39,7 +39,7 @@ impl<'r> TargetParts<'r> {
 
     /// Returns the target of a request with these header fields. `added` is the route's query
     /// parameter for a position.
-    pub(super) fn target(
+    pub(in crate::http) fn target(
         &self,
         headers: &'r HeaderMap,
         client: IpAddr,

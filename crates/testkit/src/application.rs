@@ -1,0 +1,91 @@
+//! Application that a sidecar passes requests to: the HTTP server of Node, with pages for the tests.
+
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::nats::free_port;
+use crate::process::Process;
+use crate::repository::root;
+use crate::wait::{DEADLINE, eventually};
+
+/// Running application. Dropping it kills the process.
+pub struct Application {
+    process: Option<Process>,
+    port: u16,
+    keep_alive: Duration,
+}
+
+impl Application {
+    /// Starts an application.
+    pub async fn start() -> Self {
+        let mut application = Self::down();
+        application.run().await;
+        application
+    }
+
+    /// Returns an application that does not run yet.
+    pub fn down() -> Self {
+        Self {
+            process: None,
+            port: free_port(),
+            keep_alive: Duration::from_secs(5),
+        }
+    }
+
+    /// Sets the time after which it closes an unused connection.
+    pub fn keep_alive(self, keep_alive: Duration) -> Self {
+        Self { keep_alive, ..self }
+    }
+
+    /// Host and port.
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// Starts the process, and returns when it listens.
+    pub async fn run(&mut self) {
+        let mut command = Command::new("node");
+        command
+            .arg(root().join("tests/application/application.mjs"))
+            .arg(self.port.to_string())
+            .arg(self.keep_alive.as_millis().to_string())
+            .env_remove("NODE_OPTIONS");
+        self.process = Some(Process::spawn("application", &mut command));
+        self.until("the application listens", |reports| {
+            reports.iter().any(|report| report["kind"] == "listening")
+        })
+        .await;
+    }
+
+    /// Kills the process.
+    pub fn stop(&mut self) {
+        self.process = None;
+    }
+
+    /// Lines that it has printed: requests, their ends.
+    pub fn reports(&self) -> Vec<Value> {
+        let process = self.process.as_ref().expect("the application runs");
+        let lines = process.lines();
+        lines
+            .iter()
+            .filter_map(|line| serde_json::from_str(line).ok())
+            .collect()
+    }
+
+    /// Number of requests for this path.
+    pub fn requests(&self, path: &str) -> usize {
+        let reports = self.reports();
+        let is_one = |report: &&Value| report["kind"] == "request" && report["url"] == path;
+        reports.iter().filter(is_one).count()
+    }
+
+    /// Waits until its reports satisfy `wanted`.
+    pub async fn until(&self, fact: &str, wanted: impl Fn(&[Value]) -> bool) {
+        eventually(DEADLINE, fact, || async {
+            wanted(&self.reports()).then_some(())
+        })
+        .await;
+    }
+}

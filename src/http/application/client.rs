@@ -1,0 +1,193 @@
+//! Client of the application: a pool of connections, a maximum of requests, timeouts, one retry.
+
+use std::error::Error as _;
+use std::fmt;
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hyper::body::Incoming;
+use hyper::http::request::Parts;
+use hyper::{Request, Response};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use prometheus::{Histogram, IntCounter, IntGauge};
+use tokio::sync::Semaphore;
+use tokio::time::{sleep_until, timeout};
+
+use super::config::{ApplicationConfig, ApplicationVersion};
+use super::request_body::{Progress, RequestBody, RequestBytes};
+use super::response_body::InProgress;
+use crate::telemetry::Metrics;
+
+/// Application that this sidecar passes requests to.
+pub struct Application {
+    config: ApplicationConfig,
+    client: Client<HttpConnector, RequestBody>,
+    permits: Arc<Semaphore>,
+    metrics: ApplicationMetrics,
+}
+
+struct ApplicationMetrics {
+    in_progress: IntGauge,
+    head_seconds: Histogram,
+    /// By the first digit of the status: 1 to 5.
+    responses: [IntCounter; 5],
+}
+
+/// Reason why the application has not answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Failure {
+    /// Too many requests are in progress.
+    Busy,
+    /// There is no connection.
+    Unreachable,
+    /// The connection was closed before the head of a response was complete.
+    Closed,
+    /// The response is not HTTP, or too large.
+    Invalid,
+    /// The head of the response took too long.
+    Slow,
+    /// The client has not sent its body.
+    ClientBody,
+}
+
+/// 1 s: wait for another request to end. A longer one would only hide that the application is too
+/// slow.
+const PERMIT_WAIT: Duration = Duration::from_secs(1);
+
+impl Application {
+    /// Returns the application of a configuration. It is connected by the first request.
+    #[must_use]
+    pub fn new(config: ApplicationConfig, metrics: &Metrics) -> Self {
+        let mut connector = HttpConnector::new();
+        connector.set_nodelay(true);
+        connector.set_connect_timeout(Some(config.connect_timeout));
+        let client = Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(config.idle_timeout)
+            .pool_max_idle_per_host(config.connections)
+            .http2_only(config.version == ApplicationVersion::H2c)
+            .build(connector);
+        Self {
+            client,
+            permits: Arc::new(Semaphore::new(config.connections)),
+            metrics: ApplicationMetrics {
+                in_progress: metrics.application_requests_in_progress.clone(),
+                head_seconds: metrics.application_response_seconds.clone(),
+                responses: ["1xx", "2xx", "3xx", "4xx", "5xx"].map(|class| {
+                    metrics
+                        .application_responses_total
+                        .with_label_values(&[class])
+                }),
+            },
+            config,
+        }
+    }
+
+    /// Returns its settings.
+    #[must_use]
+    pub fn config(&self) -> &ApplicationConfig {
+        &self.config
+    }
+
+    /// Sends a request and returns the head of the response.
+    pub(super) async fn send(
+        &self,
+        head: Parts,
+        body: RequestBody,
+    ) -> Result<(Response<Incoming>, InProgress), Failure> {
+        let permit = timeout(PERMIT_WAIT, Arc::clone(&self.permits).acquire_owned());
+        let Ok(Ok(permit)) = permit.await else {
+            return Err(Failure::Busy);
+        };
+        let in_progress = InProgress::new(&self.metrics.in_progress, permit);
+        let began = Instant::now();
+        // The application may close an idle connection while the request is on its way.
+        let retry = (body.is_empty() && head.method.is_idempotent()).then(|| head.clone());
+        let progress = body.progress();
+        let mut sent = self
+            .exchange(Request::from_parts(head, body), &progress)
+            .await;
+        if let (Err(Failure::Closed), Some(head)) = (&sent, retry) {
+            let body = RequestBody::new(RequestBytes::Empty);
+            let progress = body.progress();
+            sent = self
+                .exchange(Request::from_parts(head, body), &progress)
+                .await;
+        }
+        let response = sent?;
+        let metrics = &self.metrics;
+        metrics.head_seconds.observe(began.elapsed().as_secs_f64());
+        let class = usize::from(response.status().as_u16() / 100).clamp(1, 5) - 1;
+        metrics.responses[class].inc();
+        Ok((response, in_progress))
+    }
+
+    /// Sends a request once. The time counts from the last bytes of its body.
+    async fn exchange(
+        &self,
+        request: Request<RequestBody>,
+        progress: &Progress,
+    ) -> Result<Response<Incoming>, Failure> {
+        let mut response = pin!(self.client.request(request));
+        loop {
+            let deadline = progress.last() + self.config.response_timeout;
+            tokio::select! {
+                response = &mut response => return response.map_err(|error| Failure::of(&error)),
+                () = sleep_until(deadline.into()) => {}
+            }
+            if progress.last() + self.config.response_timeout <= Instant::now() {
+                return Err(if progress.is_complete() {
+                    Failure::Slow
+                } else {
+                    Failure::ClientBody
+                });
+            }
+        }
+    }
+}
+
+impl Failure {
+    fn of(error: &hyper_util::client::legacy::Error) -> Self {
+        tracing::debug!(
+            error = error as &dyn std::error::Error,
+            "request to the application failed"
+        );
+        if error.is_connect() {
+            return Self::Unreachable;
+        }
+        let Some(error) = error
+            .source()
+            .and_then(|source| source.downcast_ref::<hyper::Error>())
+        else {
+            return Self::Closed;
+        };
+        let is_closed = |error: &hyper::Error| {
+            let cause = error
+                .source()
+                .and_then(|cause| cause.downcast_ref::<io::Error>());
+            error.is_incomplete_message()
+                || error.is_canceled()
+                || error.is_closed()
+                || cause.is_some()
+        };
+        if error.is_user() || error.is_body_write_aborted() {
+            Self::ClientBody
+        } else if is_closed(error) {
+            Self::Closed
+        } else {
+            Self::Invalid
+        }
+    }
+}
+
+impl fmt::Debug for Application {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Application")
+            .field("config", &self.config)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,174 @@
+//! Passes one request to the application and its response to the client.
+
+use std::sync::Arc;
+
+use hyper::header::{CONNECTION, HeaderValue};
+use hyper::http::request::Parts;
+use hyper::http::uri::{PathAndQuery, Scheme, Uri};
+use hyper::upgrade::OnUpgrade;
+use hyper::{Method, Request, Response, StatusCode, Version};
+
+use super::client::{Application, Failure};
+use super::fields::{self, Hop};
+use super::request_body::RequestBody;
+use super::response_body::PassedBody;
+use super::tunnel::Tunnel;
+use crate::encoding::Framing;
+use crate::http::context::Context;
+use crate::http::request::admission::admit_request;
+use crate::http::request::answer::{Answer, reject};
+use crate::http::request::client_address::{client_address, is_trusted};
+use crate::http::request::rejection::Rejection;
+use crate::http::request::rejection_code::RejectionCode;
+use crate::http::request::request::{Caller, is_browser};
+use crate::http::request::target::TargetParts;
+use crate::http::route::Routes;
+use crate::net::request_head;
+
+/// Returns the application if it receives this request: neither a route nor the tickets have its
+/// path.
+pub(in crate::http) fn application_of<B>(
+    routes: &Routes,
+    request: &Request<B>,
+) -> Option<Arc<Application>> {
+    let application = routes.application.as_ref()?;
+    let path = request.uri().path();
+    let is_own = routes.find(path).is_some() || routes.tickets_at(path).is_some();
+    (!is_own).then(|| Arc::clone(application))
+}
+
+/// Passes a request. `is_last`: the connection ends after the response.
+pub(in crate::http) async fn pass(
+    context: &Context,
+    routes: &Routes,
+    application: &Application,
+    caller: &Caller,
+    request: Request<RequestBody>,
+    is_last: bool,
+) -> Answer {
+    let (head, body) = request.into_parts();
+    // For a rejection, which reads its fields.
+    let original = Request::from_parts(head.clone(), ());
+    let passed = exchange(context, routes, application, caller, head, body).await;
+    let mut answer = passed.unwrap_or_else(|rejection| {
+        let stream = is_event_source(&original).then_some(Framing::Sse);
+        let rejection = Rejection {
+            stream,
+            ..rejection
+        };
+        reject(context, &rejection, &original)
+    });
+    if is_last {
+        let close = HeaderValue::from_static("close");
+        answer.headers_mut().insert(CONNECTION, close);
+    }
+    answer
+}
+
+async fn exchange(
+    context: &Context,
+    routes: &Routes,
+    application: &Application,
+    caller: &Caller,
+    head: Parts,
+    body: RequestBody,
+) -> Result<Answer, Rejection> {
+    request_head::host(head.version, &head.headers)
+        .map_err(|reason| Rejection::new(RejectionCode::BadHost, reason))?;
+    if matches!(head.method, Method::CONNECT | Method::TRACE) {
+        return Err(RejectionCode::MethodNotPassed.into());
+    }
+    let path = head
+        .uri
+        .path_and_query()
+        .filter(|path| path.path().starts_with('/'));
+    let path = path.cloned().ok_or(RejectionCode::NotFound)?;
+    admit_request(context, caller.over_limit)?;
+    let is_event_source = is_event_source(&Request::from_parts(head.clone(), ()));
+    let head = for_application(routes, application, caller, head, path);
+    let (mut response, in_progress) = application
+        .send(head, body)
+        .await
+        .map_err(RejectionCode::from)?;
+    let is_failed =
+        response.status() == StatusCode::TOO_MANY_REQUESTS || response.status().is_server_error();
+    if is_failed && is_event_source {
+        // Any status but 200 would end the client for good.
+        return Err(RejectionCode::ApplicationFailed.into());
+    }
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        let upgrade: Option<OnUpgrade> = response.extensions_mut().remove();
+        let upgrade = upgrade.ok_or(RejectionCode::ApplicationInvalid)?;
+        let (mut head, _) = response.into_parts();
+        fields::for_tunnel(&mut head.headers);
+        let head = Response::from_parts(head, ());
+        return Ok(Answer::Tunnel(head, Tunnel::new(upgrade, in_progress)));
+    }
+    fields::for_client(response.headers_mut());
+    Ok(Answer::Passed(
+        response.map(|body| PassedBody::new(body, in_progress)),
+    ))
+}
+
+/// Returns the head of the request as the application receives it.
+fn for_application(
+    routes: &Routes,
+    application: &Application,
+    caller: &Caller,
+    mut head: Parts,
+    path: PathAndQuery,
+) -> Parts {
+    let config = &routes.config;
+    let peer = caller.peer.remote().ip();
+    let original = head.headers.clone();
+    let client = client_address(
+        peer,
+        &original,
+        &config.trusted_proxies,
+        config.forwarded_header,
+    );
+    let parts = TargetParts {
+        method: &head.method,
+        uri: &head.uri,
+        peer: caller.peer,
+        trusted: &config.trusted_proxies,
+        header: config.forwarded_header,
+    };
+    let target = parts.target(&original, client, None);
+    let hop = Hop {
+        peer,
+        is_trusted: is_trusted(peer, &config.trusted_proxies),
+        header: config.forwarded_header,
+        version: match head.version {
+            Version::HTTP_09 | Version::HTTP_10 => "1.0",
+            Version::HTTP_2 => "2",
+            _ => "1.1",
+        },
+    };
+    fields::for_application(&mut head.headers, &target, hop);
+    let uri = Uri::builder()
+        .scheme(Scheme::HTTP)
+        .authority(&*application.config().authority)
+        .path_and_query(path);
+    // The parts are valid by themselves.
+    head.uri = uri.build().unwrap_or_default();
+    head.version = Version::HTTP_11;
+    head
+}
+
+/// Returns whether the client is the `EventSource` of a browser.
+fn is_event_source<B>(request: &Request<B>) -> bool {
+    request.method() == Method::GET && is_browser(request.headers())
+}
+
+impl From<Failure> for RejectionCode {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Busy => Self::ApplicationBusy,
+            Failure::Unreachable => Self::ApplicationUnreachable,
+            Failure::Closed | Failure::Invalid => Self::ApplicationInvalid,
+            Failure::Slow => Self::ApplicationTimeout,
+            Failure::ClientBody => Self::BodyTimeout,
+        }
+    }
+}

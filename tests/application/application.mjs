@@ -1,0 +1,84 @@
+// Application behind a sidecar, with the HTTP server of Node. Prints its address, and then each
+// request as a line of JSON.
+import { createHash } from "node:crypto";
+import { createServer } from "node:http";
+
+const report = (line) => console.log(JSON.stringify(line));
+
+function echo(request, response) {
+  const hash = createHash("sha256");
+  let bytes = 0;
+  request.on("data", (data) => {
+    bytes += data.length;
+    hash.update(data);
+  });
+  request.on("end", () => {
+    response.setHeader("Content-Type", "application/json");
+    response.setHeader("Sidestream-Client", "alice");
+    response.setHeader("Set-Cookie", ["a=1", "b=2"]);
+    const { method, url, rawHeaders, trailers } = request;
+    response.end(JSON.stringify({ method, url, rawHeaders, trailers, bytes, hash: hash.digest("hex") }));
+  });
+}
+
+function large(request, response) {
+  let left = Number(request.url.split("/")[2]);
+  const piece = Buffer.alloc(64 * 1024, "a");
+  const write = () => {
+    while (left > 0) {
+      const part = piece.subarray(0, Math.min(left, piece.length));
+      left -= part.length;
+      if (!response.write(part)) return response.once("drain", write);
+    }
+    response.end();
+  };
+  write();
+}
+
+const pages = {
+  echo,
+  large,
+  status: (request, response) => response.writeHead(Number(request.url.split("/")[2])).end(),
+  early: (_, response) => response.writeHead(413).end("too large"),
+  silent: () => {},
+  cut: (request, response) => {
+    response.writeHead(200, { "Content-Length": "100" });
+    response.write("part", () => request.socket.destroy());
+  },
+  closed: (request) => request.socket.destroy(),
+  trailers: (_, response) => {
+    response.writeHead(200, { Trailer: "X-Sum" });
+    response.write("part");
+    response.addTrailers({ "X-Sum": "1" });
+    response.end();
+  },
+};
+
+const server = createServer((request, response) => {
+  const { method, url } = request;
+  report({ kind: "request", method, url });
+  response.on("close", () => report({ kind: "end", url, complete: response.writableFinished }));
+  const page = pages[url.split("/")[1]];
+  if (page) page(request, response);
+  else response.end(`${url}\n`);
+});
+
+server.on("upgrade", (request, socket) => {
+  report({ kind: "upgrade", url: request.url });
+  const accept = createHash("sha1")
+    .update(`${request.headers["sec-websocket-key"]}258EAFA5-E914-47DA-95CA-C5AB0DC85B11`)
+    .digest("base64");
+  socket.write(
+    "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" +
+      `Sec-WebSocket-Accept: ${accept}\r\n\r\n`,
+  );
+  socket.on("data", (data) => socket.write(data));
+  socket.on("end", () => socket.end());
+  socket.on("error", () => {});
+  socket.on("close", () => report({ kind: "upgrade-end" }));
+});
+
+server.keepAliveTimeout = Number(process.argv[3] ?? 5000);
+server.listen(Number(process.argv[2] ?? 0), "127.0.0.1", () => {
+  report({ kind: "listening", port: server.address().port });
+});
