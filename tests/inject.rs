@@ -266,6 +266,7 @@ fn problems_are_reported_with_their_line_and_nothing_is_written() {
     let place = "tests/fixtures/inject/pod-wrong.yaml:1: Pod/orders: ";
     for problem in [
         "annotation `sidestream.dev/port`: \"eighty\" is no port",
+        "annotation `sidestream.dev/application-port`: \"web\" is the name of no TCP port of a container",
         "the memory limit of 64Mi is below the request of 128Mi",
         "there is no annotation `sidestream.dev/timeout`; did you mean `sidestream.dev/drain-timeout`?",
     ] {
@@ -276,7 +277,7 @@ fn problems_are_reported_with_their_line_and_nothing_is_written() {
         "{report}"
     );
     assert!(
-        report.ends_with("3 problems; nothing was written\n"),
+        report.ends_with("4 problems; nothing was written\n"),
         "{report}"
     );
     assert_eq!(

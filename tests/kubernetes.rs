@@ -148,7 +148,7 @@ fn the_documented_command_gives_the_example_one_sidecar_and_nats_none() {
 #[test]
 fn the_port_of_the_sidecar_has_a_service() {
     for (path, name) in [
-        ("k8s/example/application.yaml", "orders-events"),
+        ("k8s/example/application.yaml", "orders"),
         ("k8s/sidecar/service.yaml", "application-events"),
     ] {
         let documents = kubernetes::read(&[file(path)]).remove(0);
@@ -164,11 +164,10 @@ fn the_port_of_the_sidecar_has_a_service() {
             .iter()
             .find(|document| document["kind"] == "NetworkPolicy")
         {
-            assert!(
-                policy["spec"]["ingress"][0]["ports"]
-                    .to_string()
-                    .contains("8080"),
-                "{path}"
+            assert_eq!(
+                policy["spec"]["ingress"][0]["ports"],
+                json!([{ "port": 8080 }]),
+                "{path}: the application is reached through the sidecar only"
             );
         }
     }
@@ -215,11 +214,15 @@ fn the_configurations_that_ship_have_no_problems() {
             ("SIDESTREAM_DRAIN_TIMEOUT", "90s"),
             ("SIDESTREAM_LOG", "debug"),
             ("ADMIN_TOKEN", "0123456789abcdef0123456789abcdef"),
+            ("APPLICATION_ADDRESS", "http://127.0.0.1:3000"),
         ]);
         assert!(
             said.contains("listens on 0.0.0.0:8081\n"),
             "the annotation acts: {said}"
         );
+        let passes = "passes other paths to the application at http://127.0.0.1:3000\n";
+        assert!(said.contains(passes), "{name}: {said}");
+        assert!(!check(&[]).contains("passes other paths"), "{name}");
         if name == "sidecar" {
             let access = "/connections and /config are";
             assert!(said.contains(&format!("{access} protected")), "{said}");
@@ -235,7 +238,7 @@ fn network_policies_of_the_chart_and_of_the_documentation_are_valid() {
     let example = page
         .split("```yaml\n")
         .map(|block| block.split("```").next().unwrap())
-        .find(|block| block.contains("kind: NetworkPolicy"))
+        .find(|block| block.contains("name: sidestream-egress"))
         .unwrap();
     let values = tempfile::NamedTempFile::new().unwrap();
     let egress = kubernetes::read(&[example.to_owned()])[0][0]["spec"]["egress"].clone();
@@ -288,6 +291,52 @@ fn network_policies_of_the_chart_and_of_the_documentation_are_valid() {
     );
     let monitor = found(&read[2], "PodMonitor", "sidestream-injector");
     assert!(monitor["podMetricsEndpoints"][0].get("scheme").is_none());
+}
+
+/// The policy for applications that are reached through the sidecar: that of the documentation and
+/// of the chart.
+#[test]
+fn policy_of_the_documentation_and_of_the_chart_opens_only_the_port_of_the_sidecar() {
+    let page = file("docs/kubernetes.md");
+    let documented = page
+        .split("```yaml\n")
+        .map(|block| block.split("```").next().unwrap())
+        .find(|block| block.contains("name: sidestream-admin"))
+        .unwrap();
+    let render = |values: &str| {
+        let output = Command::new(kubernetes::helm())
+            .args(["template", "sidestream", "k8s/chart", "-n", "sidestream"])
+            .args(["--set-string", "sidecar.config=routes: []"])
+            .args(["--set", "sidecar.namespaces={shop}"])
+            .args(["--set", "networkPolicy.sidecarPortOnly=true"])
+            .args(["--set-string", values])
+            .current_dir(root())
+            .output()
+            .unwrap();
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let chart = render("sidecar.name=sidestream");
+    let other = render("sidecar.annotations.port=8081");
+    assert_valid(&[
+        ("the documentation".to_owned(), documented.to_owned()),
+        ("the chart".to_owned(), chart.clone()),
+    ]);
+    let read = kubernetes::read(&[documented.to_owned(), chart, other]);
+    let ingress = read.iter().map(|documents| {
+        let policy = documents
+            .iter()
+            .find(|document| document["metadata"]["name"] == "sidestream-admin");
+        policy.unwrap()["spec"]["ingress"].clone()
+    });
+    let [documented, chart, other] = ingress.collect::<Vec<_>>().try_into().unwrap();
+    assert_eq!(documented, chart);
+    assert_eq!(chart[0], json!({ "ports": [{ "port": 8080 }] }));
+    assert_eq!(other[0], json!({ "ports": [{ "port": 8081 }] }));
 }
 
 /// The names of metrics in an expression.
@@ -373,6 +422,7 @@ fn alerts_and_the_dashboard_use_only_metrics_that_there_are() {
         "sidestream_health_check",
         "sidestream_authentication_keys_loaded_timestamp_seconds",
         "sidestream_refusals_total",
+        "sidestream_application_responses_total",
     ] {
         assert!(used.contains(metric), "no alert on {metric}");
     }

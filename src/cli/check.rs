@@ -63,6 +63,13 @@ fn summarise(loaded: &Loaded, file: &Path, out: &mut impl Write) -> fmt::Result 
             sources(route)
         )?;
     }
+    if let Some(application) = &config.http.application {
+        let (scheme, authority) = (application.version.scheme(), &application.authority);
+        writeln!(
+            out,
+            "  passes other paths to the application at {scheme}://{authority}"
+        )?;
+    }
     Ok(())
 }
 

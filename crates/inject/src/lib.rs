@@ -12,6 +12,7 @@
 //!   by their labels.
 //! - `pod` adds the sidecar to one pod template and removes it. Injection is idempotent, and
 //!   removal restores the template as it was. `sidecar` builds the container and the volumes.
+//! - `application` finds the port of the application that an annotation names.
 //! - [`options`] reads the annotations `sidestream.dev/...` of a pod. An invalid one becomes a
 //!   [`Notice`] and its default applies, so that a mistake never stops a rollout.
 //! - `yaml` reads and writes YAML 1.1 as kubectl does, and keeps unchanged values as they were
@@ -20,6 +21,7 @@
 //!
 //! There is no input or output here, and no state: the callers read files and sockets.
 
+mod application;
 pub mod args;
 pub mod manifest;
 mod notice;

@@ -16,7 +16,7 @@ use super::notice::Notice;
 mod parse;
 
 pub use parse::duration as parse_duration;
-pub(crate) use parse::{Container, Quantity, Scheme, is_object_name};
+pub(crate) use parse::{Container, PortReference, Quantity, Scheme, is_object_name};
 
 /// Prefix of every annotation and label of Sidestream.
 pub(super) const PREFIX: &str = "sidestream.dev/";
@@ -28,6 +28,8 @@ pub(super) const SIDECAR: &str = "sidestream.dev/sidecar";
 pub(super) const STATUS: &str = "sidestream.dev/status";
 /// Annotation for readers: the termination grace period was raised, and from which value.
 pub(super) const RAISED: &str = "sidestream.dev/grace-period-raised";
+/// Annotation for the port of the application, without the prefix.
+pub(super) const APPLICATION_PORT: &str = "application-port";
 /// Annotation for readers: the notices about the other annotations.
 pub(super) const WARNINGS: &str = "sidestream.dev/warnings";
 
@@ -83,6 +85,8 @@ pub(super) struct Options {
     pub(super) admin_scheme: Scheme,
     /// Secret with the token of the admin port.
     pub(super) admin_token_secret: Option<String>,
+    /// Port of the application that receives requests for paths without a route.
+    pub(super) application_port: Option<PortReference>,
     pub(super) container: Container,
     pub(super) cpu_request: Quantity,
     pub(super) memory_request: Quantity,
@@ -133,6 +137,7 @@ impl Options {
                 .get("admin-scheme", parse::scheme)
                 .unwrap_or(Scheme::Http),
             admin_token_secret: reader.get("admin-token-secret", parse::object_name),
+            application_port: reader.get(APPLICATION_PORT, PortReference::parse),
             container: reader
                 .get("container", parse::container)
                 .unwrap_or(Container::Native),

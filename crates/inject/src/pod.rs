@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
+use super::application;
 use super::notice::Notice;
 use super::options::{Container, Defaults, INJECT, Options, RAISED, SIDECAR, STATUS, WARNINGS};
 use super::sidecar;
@@ -90,7 +91,11 @@ pub(super) fn inject(template: &mut Value, ends: bool, defaults: &Defaults) -> (
     notices.extend(taken_ports(&pod, &options));
     notices.extend(pod_resources(&pod, &options));
     notices.extend(host_network(&pod, &options));
-    match add(&mut pod, &options) {
+    let application_port = application::port(&pod, &options).unwrap_or_else(|notice| {
+        notices.push(notice);
+        None
+    });
+    match add(&mut pod, &options, application_port) {
         Ok(()) => {
             if !is_current(template, &pod) {
                 *template = pod;
@@ -160,7 +165,7 @@ pub(super) fn uninject(template: &mut Value) -> Done {
     Done::Removed
 }
 
-fn add(pod: &mut Value, options: &Options) -> Result<(), String> {
+fn add(pod: &mut Value, options: &Options, application_port: Option<u16>) -> Result<(), String> {
     let mut status = Status {
         version: env!("CARGO_PKG_VERSION").into(),
         ..Status::default()
@@ -175,7 +180,7 @@ fn add(pod: &mut Value, options: &Options) -> Result<(), String> {
     }
     reject_foreign(spec)?;
     let raised = raise_grace(spec, options, &mut status)?;
-    let container = sidecar::container(options, grace(spec));
+    let container = sidecar::container(options, application_port, grace(spec));
     let volumes = sidecar::volumes(options);
     let added = json!([container, volumes]).to_string();
     status.hash = Sha256::digest(added)

@@ -42,15 +42,19 @@ pub(super) const VOLUMES: [&str; 4] = [
     NO_TOKEN_VOLUME,
 ];
 
-/// Container for a pod with this termination grace period.
-pub(super) fn container(options: &Options, grace: Duration) -> Value {
+/// Container for a pod with this port of the application and this termination grace period.
+pub(super) fn container(
+    options: &Options,
+    application_port: Option<u16>,
+    grace: Duration,
+) -> Value {
     let mut container = json!({
         "name": NAME,
         "image": options.image,
         "args": ["run", "--config", format!("{CONFIG_FOLDER}/sidecar.yaml")],
         // `sidestream drain` finds its configuration here.
         "workingDir": CONFIG_FOLDER,
-        "env": environment(options, grace),
+        "env": environment(options, application_port, grace),
         "ports": [
             { "name": "events", "containerPort": options.port },
             { "name": "admin", "containerPort": options.admin_port },
@@ -115,7 +119,7 @@ fn mounts(options: &Options) -> Vec<Value> {
 
 /// Identity of the pod, for NATS, logs and presence, and the values that the configuration may use
 /// as `${...}`.
-fn environment(options: &Options, grace: Duration) -> Vec<Value> {
+fn environment(options: &Options, application_port: Option<u16>, grace: Duration) -> Vec<Value> {
     let field = |name: &str, path: &str| json!({ "name": name, "valueFrom": { "fieldRef": { "fieldPath": path } } });
     let mut environment = vec![
         field("POD_NAME", "metadata.name"),
@@ -142,6 +146,11 @@ fn environment(options: &Options, grace: Duration) -> Vec<Value> {
         ),
         ("SIDESTREAM_LOG", options.log_level.clone()),
         ("NATS_URL", options.nats_url.clone()),
+        // All containers of a pod share the loopback address.
+        (
+            "APPLICATION_ADDRESS",
+            application_port.map(|port| format!("http://127.0.0.1:{port}")),
+        ),
     ];
     let values = values
         .into_iter()

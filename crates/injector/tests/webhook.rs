@@ -237,9 +237,10 @@ async fn invalid_annotation_becomes_a_warning_and_never_a_rejection() {
     let pod = &mut wrong["request"]["object"];
     pod["metadata"]["annotations"]["sidestream.dev/port"] = json!("eighty");
     pod["metadata"]["annotations"]["sidestream.dev/image"] = json!("x ".repeat(400));
+    pod["metadata"]["annotations"]["sidestream.dev/application-port"] = json!("no-such-port");
     let answer = injector.review(&wrong).await;
     let warnings = answer.body["response"]["warnings"].as_array().unwrap();
-    assert_eq!(warnings.len(), 2, "{warnings:?}");
+    assert_eq!(warnings.len(), 3, "{warnings:?}");
     assert!(warnings.iter().all(|text| {
         text.as_str()
             .unwrap()
@@ -274,7 +275,7 @@ async fn invalid_annotation_becomes_a_warning_and_never_a_rejection() {
     assert!(warnings.contains("is not injected"), "{warnings}");
     let (_, metrics) = injector.get("/metrics").await;
     assert!(
-        metrics.contains("sidestream_injector_problems_total 5\n"),
+        metrics.contains("sidestream_injector_problems_total 7\n"),
         "{metrics}"
     );
 }

@@ -64,6 +64,31 @@ pub(super) fn port(text: &str) -> Result<u16, &'static str> {
     text.parse().ok().filter(|port| *port > 0).ok_or(wrong)
 }
 
+/// Port of a container: its number or its name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum PortReference {
+    /// Number.
+    Number(u16),
+    /// Name in `ports` of a container.
+    Name(String),
+}
+
+impl PortReference {
+    /// Parses a number, or a name by the rules of Kubernetes (`IANA_SVC_NAME`).
+    pub(super) fn parse(text: &str) -> Result<Self, &'static str> {
+        if let Ok(number) = port(text) {
+            return Ok(Self::Number(number));
+        }
+        let has_letter = text.bytes().any(|byte| byte.is_ascii_lowercase());
+        let fits = text.len() <= 15 && !text.contains("--") && !text.contains('.');
+        if fits && has_letter && is_object_name(text) {
+            Ok(Self::Name(text.to_owned()))
+        } else {
+            Err("is neither a port (1 to 65535) nor the name of a container port")
+        }
+    }
+}
+
 pub(super) fn container(text: &str) -> Result<Container, &'static str> {
     match text {
         "native" => Ok(Container::Native),

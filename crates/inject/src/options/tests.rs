@@ -44,6 +44,7 @@ fn every_annotation_is_read() {
         "sidestream.dev/admin-port": "9091",
         "sidestream.dev/admin-scheme": "https",
         "sidestream.dev/admin-token-secret": "admin",
+        "sidestream.dev/application-port": "http",
         "sidestream.dev/container": "plain",
         "sidestream.dev/cpu-request": "0.1",
         "sidestream.dev/cpu-limit": "2",
@@ -75,6 +76,8 @@ fn every_annotation_is_read() {
         (options.admin_scheme, options.admin_token_secret.as_deref()),
         (Scheme::Https, Some("admin"))
     );
+    let application_port = PortReference::Name("http".into());
+    assert_eq!(options.application_port, Some(application_port));
     assert_eq!(
         (options.cpu_request.text(), options.memory_limit.text()),
         ("0.1", "1Gi")
@@ -122,6 +125,7 @@ fn invalid_annotation_is_reported_and_counts_as_missing() {
         "sidestream.dev/admin-port": "+90",
         "sidestream.dev/admin-scheme": "HTTPS",
         "sidestream.dev/admin-token-secret": "Not_A_Name",
+        "sidestream.dev/application-port": "65536",
         "sidestream.dev/container": "init",
         "sidestream.dev/cpu-request": "50 m",
         "sidestream.dev/memory-request": "0",
@@ -161,6 +165,36 @@ fn invalid_annotation_is_reported_and_counts_as_missing() {
         problems.iter().all(|text| text.len() <= 256),
         "the API server truncates longer ones"
     );
+}
+
+#[test]
+fn port_is_referred_to_by_its_number_or_by_a_name_that_kubernetes_allows() {
+    assert_eq!(
+        PortReference::parse("3000"),
+        Ok(PortReference::Number(3000))
+    );
+    assert_eq!(
+        PortReference::parse("8k-http"),
+        Ok(PortReference::Name("8k-http".into()))
+    );
+    for wrong in [
+        "",
+        "0",
+        "65536",
+        "-1",
+        "+80",
+        "HTTP",
+        "a_b",
+        "a.b",
+        "-a",
+        "a-",
+        "a--b",
+        "1-2",
+        "sixteen-letters-",
+        "sixteen-letters1",
+    ] {
+        assert!(PortReference::parse(wrong).is_err(), "{wrong}");
+    }
 }
 
 #[test]

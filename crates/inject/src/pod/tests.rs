@@ -60,6 +60,53 @@ fn annotations_of_the_admin_port_set_the_scheme_of_the_probes_and_the_token() {
 }
 
 #[test]
+fn application_port_becomes_an_address_of_the_sidecars_environment() {
+    let ports = json!([{ "name": "http", "containerPort": 3000 }]);
+    let mut pod = pod(json!({ "containers": [{ "name": "app", "ports": ports }] }));
+    let mut address = |port: &str| {
+        pod["metadata"]["annotations"] = json!({ "sidestream.dev/application-port": port });
+        let (after, done, notices) = injected(&pod);
+        assert_eq!(done, Done::Injected);
+        let environment = after["spec"]["initContainers"][0]["env"]
+            .as_array()
+            .cloned();
+        let found = environment
+            .into_iter()
+            .flatten()
+            .find(|entry| entry["name"] == "APPLICATION_ADDRESS");
+        (found.map(|entry| entry["value"].clone()), notices)
+    };
+    for port in ["3000", "http"] {
+        let (found, notices) = address(port);
+        assert_eq!(found, Some(json!("http://127.0.0.1:3000")), "{port}");
+        assert_eq!(notices, []);
+    }
+    let (found, notices) = address("web");
+    assert_eq!((found, notices.len()), (None, 1));
+    assert_eq!(
+        notices[0].without_value(),
+        "annotation `sidestream.dev/application-port` is the name of no TCP port of a container"
+    );
+}
+
+#[test]
+fn renamed_or_moved_port_of_the_application_updates_the_sidecar() {
+    let mut pod = pod(json!({}));
+    pod["metadata"]["annotations"] = json!({ "sidestream.dev/application-port": "http" });
+    pod["spec"]["containers"][0]["ports"] = json!([{ "name": "http", "containerPort": 3000 }]);
+    let (mut after, ..) = injected(&pod);
+    assert_eq!(injected(&after).0, after, "injection is idempotent");
+    after["spec"]["containers"][0]["ports"][0]["containerPort"] = json!(3001);
+    let address = json!({ "name": "APPLICATION_ADDRESS", "value": "http://127.0.0.1:3001" });
+    let (moved, ..) = injected(&after);
+    let environment = &moved["spec"]["initContainers"][0]["env"];
+    assert!(
+        environment.as_array().unwrap().contains(&address),
+        "{environment}"
+    );
+}
+
+#[test]
 fn pod_in_the_network_of_its_node_gets_a_remark() {
     let (_, done, notices) = injected(&pod(json!({ "hostNetwork": true })));
     assert_eq!((done, notices.len()), (Done::Injected, 1));
