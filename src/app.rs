@@ -16,12 +16,14 @@
 //! | `sources` | streams and core subjects that the routes name |
 //! | `shards` | one thread with a runtime and listeners for each core |
 //! | `tickets` | store of tickets |
+//! | `application_check` | health check of the application |
 //! | `load` | load level, measured on the admin thread |
 //! | `reload` | a changed configuration; the answer of `/config` |
 //! | `shutdown`, `drain` | the end of the process; the drain of its clients |
 //!
 //! Only this folder knows both the NATS side and the HTTP side.
 
+mod application_check;
 mod drain;
 mod error;
 mod load;
@@ -55,6 +57,7 @@ use crate::presence::StreamTable;
 use crate::telemetry::Metrics;
 use crate::{admin, auth, nats};
 
+use application_check::ApplicationCheck;
 pub use error::StartError;
 use parts::{App, Live};
 use reload::{Pending, Step};
@@ -166,6 +169,7 @@ impl App {
             context,
             providers: auth::Providers::new(&health, &metrics),
             tickets: TicketStores::new(nats.clone()),
+            application_check: ApplicationCheck::new(health.clone()),
             sources,
             budget,
             metrics,
@@ -294,6 +298,8 @@ impl Live {
             tickets,
             &self.metrics,
         );
+        self.application_check
+            .apply(config.http.application.as_ref());
         let application = self.application(config.http.application.as_ref());
         self.context
             .set_routes(routes.with_application(application));

@@ -4,6 +4,7 @@ mod bodies;
 mod faults;
 mod fields;
 mod heads;
+mod health;
 mod tunnel;
 
 use bytes::Bytes;

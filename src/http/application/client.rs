@@ -52,6 +52,8 @@ pub(super) enum Failure {
     Slow,
     /// The client has not sent its body.
     ClientBody,
+    /// The body of the client is not HTTP.
+    MalformedBody,
 }
 
 /// 1 s: wait for another request to end. A longer one would only hide that the application is too
@@ -174,7 +176,9 @@ impl Failure {
                 || error.is_closed()
                 || cause.is_some()
         };
-        if error.is_user() || error.is_body_write_aborted() {
+        if is_malformed_body(error) {
+            Self::MalformedBody
+        } else if error.is_user() || error.is_body_write_aborted() {
             Self::ClientBody
         } else if is_closed(error) {
             Self::Closed
@@ -182,6 +186,21 @@ impl Failure {
             Self::Invalid
         }
     }
+}
+
+/// Returns whether the parser has rejected the body of the client, such as the size of a chunk.
+fn is_malformed_body(error: &hyper::Error) -> bool {
+    use io::ErrorKind::{InvalidData, InvalidInput};
+
+    let mut cause = error.source().filter(|_| error.is_user());
+    while let Some(error) = cause {
+        let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
+        if matches!(kind, Some(InvalidData | InvalidInput)) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 impl fmt::Debug for Application {

@@ -58,6 +58,15 @@ impl ApplicationConfig {
         }
     }
 
+    /// Returns host and port for a TCP connection; the port is 80 if the address has none.
+    #[must_use]
+    pub fn socket_address(&self) -> String {
+        match self.authority.rsplit_once(':') {
+            Some((_, port)) if !port.ends_with(']') => self.authority.to_string(),
+            _ => format!("{}:80", self.authority),
+        }
+    }
+
     /// Parses an address such as `http://127.0.0.1:3000`.
     ///
     /// # Errors
@@ -84,6 +93,19 @@ impl ApplicationConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn port_is_80_without_one() {
+        for (authority, expected) in [
+            ("app", "app:80"),
+            ("app:3000", "app:3000"),
+            ("[::1]", "[::1]:80"),
+            ("[::1]:3000", "[::1]:3000"),
+        ] {
+            let config = ApplicationConfig::new(authority.into(), ApplicationVersion::Http1);
+            assert_eq!(config.socket_address(), expected);
+        }
+    }
 
     #[test]
     fn address_has_a_scheme_a_host_and_perhaps_a_port() {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use hyper::header::{CONNECTION, HeaderValue};
+use hyper::header::{CONNECTION, HeaderValue, TRANSFER_ENCODING};
 use hyper::http::request::Parts;
 use hyper::http::uri::{PathAndQuery, Scheme, Uri};
 use hyper::upgrade::OnUpgrade;
@@ -73,11 +73,7 @@ async fn exchange(
     head: Parts,
     body: RequestBody,
 ) -> Result<Answer, Rejection> {
-    request_head::host(head.version, &head.headers)
-        .map_err(|reason| Rejection::new(RejectionCode::BadHost, reason))?;
-    if matches!(head.method, Method::CONNECT | Method::TRACE) {
-        return Err(RejectionCode::MethodNotPassed.into());
-    }
+    check_head(&head)?;
     let path = head
         .uri
         .path_and_query()
@@ -108,6 +104,31 @@ async fn exchange(
     Ok(Answer::Passed(
         response.map(|body| PassedBody::new(body, in_progress)),
     ))
+}
+
+/// Rejects a head that the parser accepts and that servers read differently.
+fn check_head(head: &Parts) -> Result<(), Rejection> {
+    let bad_host = |reason| Rejection::new(RejectionCode::BadHost, reason);
+    let host = request_head::host(head.version, &head.headers).map_err(bad_host)?;
+    if matches!(head.method, Method::CONNECT | Method::TRACE) {
+        return Err(RejectionCode::MethodNotPassed.into());
+    }
+    // A host in the target wins (RFC 9112, 3.2.2; RFC 9113, 8.3.1), which not all servers know.
+    let named = head.uri.authority().zip(host);
+    if named.is_some_and(|(authority, host)| !authority.as_str().eq_ignore_ascii_case(host)) {
+        return Err(bad_host(
+            "the target and the Host header name different hosts",
+        ));
+    }
+    // The parser reads the last coding only, and the field is removed: the application would take
+    // the others for content.
+    let mut codings = head.headers.get_all(TRANSFER_ENCODING).iter();
+    let is_chunked = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"chunked");
+    if codings.next().is_some_and(|first| !is_chunked(first)) || codings.next().is_some() {
+        let reason = "Transfer-Encoding has another value than `chunked`";
+        return Err(Rejection::new(RejectionCode::Malformed, reason));
+    }
+    Ok(())
 }
 
 /// Returns the head of the request as the application receives it.
@@ -169,6 +190,7 @@ impl From<Failure> for RejectionCode {
             Failure::Closed | Failure::Invalid => Self::ApplicationInvalid,
             Failure::Slow => Self::ApplicationTimeout,
             Failure::ClientBody => Self::BodyTimeout,
+            Failure::MalformedBody => Self::Malformed,
         }
     }
 }
