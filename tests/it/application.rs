@@ -5,6 +5,7 @@ mod faults;
 mod fields;
 mod heads;
 mod health;
+mod nginx;
 mod tunnel;
 
 use bytes::Bytes;
