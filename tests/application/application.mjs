@@ -2,6 +2,7 @@
 // request as a line of JSON.
 import { createHash } from "node:crypto";
 import { createServer } from "node:http";
+import { createServer as createHttp2Server } from "node:http2";
 
 const report = (line) => console.log(JSON.stringify(line));
 
@@ -41,6 +42,7 @@ const pages = {
   status: (request, response) => response.writeHead(Number(request.url.split("/")[2])).end(),
   early: (_, response) => response.writeHead(413).end("too large"),
   silent: () => {},
+  later: (_, response) => setTimeout(() => response.end("late\n"), 1000),
   cut: (request, response) => {
     response.writeHead(200, { "Content-Length": "100" });
     response.write("part", () => request.socket.destroy());
@@ -54,7 +56,8 @@ const pages = {
   },
 };
 
-const server = createServer((request, response) => {
+const isHttp2 = process.argv[4] === "h2c";
+const server = (isHttp2 ? createHttp2Server : createServer)((request, response) => {
   const { method, url } = request;
   report({ kind: "request", method, url });
   response.on("close", () => report({ kind: "end", url, complete: response.writableFinished }));

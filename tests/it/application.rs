@@ -1,6 +1,7 @@
 //! Requests for paths without a route pass to the application beside the sidecar.
 
 mod bodies;
+mod drain;
 mod faults;
 mod fields;
 mod heads;
@@ -36,13 +37,13 @@ impl Fixture {
     async fn with(application: Application, settings: &str, rest: &str) -> Self {
         let nats = Nats::start().await;
         let text = format!(
-            "application: {{ {settings} address: \"http://{}\" }}
+            "application: {{ {settings} address: \"{}\" }}
 {rest}
 routes:
   - path: /events
     sources: [{{ subjects: [events] }}]
 ",
-            application.address()
+            application.url()
         );
         let sidestream = Sidestream::start(config(&nats, &text)).await;
         Self {
@@ -78,7 +79,7 @@ routes:
         heads::raw(&self.sidestream, bytes).await
     }
 
-    /// Status of the check of the application.
+    /// Returns the number of rejections with this code.
     async fn count(&self, code: &str) -> f64 {
         let labels = [("code", code)];
         let name = "sidestream_refusals_total";

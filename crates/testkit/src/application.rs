@@ -15,6 +15,7 @@ pub struct Application {
     process: Option<Process>,
     port: u16,
     keep_alive: Duration,
+    is_http2: bool,
 }
 
 impl Application {
@@ -31,12 +32,27 @@ impl Application {
             process: None,
             port: free_port(),
             keep_alive: Duration::from_secs(5),
+            is_http2: false,
         }
     }
 
     /// Sets the time after which it closes an unused connection.
     pub fn keep_alive(self, keep_alive: Duration) -> Self {
         Self { keep_alive, ..self }
+    }
+
+    /// Makes it speak HTTP/2 in clear text, and nothing else.
+    pub fn http2(self) -> Self {
+        Self {
+            is_http2: true,
+            ..self
+        }
+    }
+
+    /// Address in the configuration.
+    pub fn url(&self) -> String {
+        let scheme = if self.is_http2 { "h2c" } else { "http" };
+        format!("{scheme}://{}", self.address())
     }
 
     /// Host and port.
@@ -51,6 +67,7 @@ impl Application {
             .arg(root().join("tests/application/application.mjs"))
             .arg(self.port.to_string())
             .arg(self.keep_alive.as_millis().to_string())
+            .arg(if self.is_http2 { "h2c" } else { "http" })
             .env_remove("NODE_OPTIONS");
         self.process = Some(Process::spawn("application", &mut command));
         self.until("the application listens", |reports| {

@@ -253,6 +253,7 @@ impl Connection {
             .serve_connection(TokioIo::new(io), self.http1_service(reclaim));
         let mut drained = pin!(goaway.requested());
         let mut last_request = None;
+        let mut is_last = false;
         let mut stall = None;
         let mut is_counted = false;
         let ended = poll_fn(|task| {
@@ -283,10 +284,9 @@ impl Connection {
                 };
                 last_request = Some(Box::pin(sleep(wait)));
             }
-            if last_request
-                .as_mut()
-                .is_some_and(|wait| !wait.is_elapsed() && wait.as_mut().poll(task).is_ready())
-            {
+            let is_over = |wait: &mut Pin<Box<Sleep>>| wait.as_mut().poll(task).is_ready();
+            if !is_last && last_request.as_mut().is_some_and(is_over) {
+                is_last = true;
                 Pin::new(&mut connection).graceful_shutdown();
                 return connection.poll_without_shutdown(task);
             }

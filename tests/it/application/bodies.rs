@@ -8,6 +8,7 @@ use http_body_util::{BodyExt as _, Empty, Full, StreamBody};
 use hyper::body::Frame;
 use hyper::{HeaderMap, Request};
 use sha2::{Digest as _, Sha256};
+use testkit::application::Application;
 use testkit::http1::End;
 use testkit::http1::{Response, head};
 use testkit::transport::Connector;
@@ -141,4 +142,26 @@ async fn early_response_reaches_a_client_that_is_still_sending() {
     let head = "POST /early HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n";
     let answer = fixture.raw(head.as_bytes()).await;
     assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
+}
+
+#[tokio::test]
+async fn application_over_http2_receives_requests_of_both_protocols() {
+    let mut application = Application::down().http2();
+    application.run().await;
+    let fixture = Fixture::with(application, "", "").await;
+    for version in VERSIONS {
+        let request = Request::post(fixture.sidestream.url("/echo"))
+            .body(pieces(&Bytes::from(vec![b'x'; 16 * 1024]), 64))
+            .unwrap();
+        let answer = fixture.send(version, request).await;
+        assert_eq!(answer.status(), 200, "{version:?}");
+        assert_eq!(json(answer.body())["bytes"], 1 << 20, "{version:?}");
+        let request = Request::get(fixture.sidestream.url("/large/1048576"))
+            .body(Empty::new().boxed())
+            .unwrap();
+        let answer = fixture.send(version, request).await;
+        assert_eq!(answer.body().len(), 1 << 20, "{version:?}");
+    }
+    let answer = fixture.get("/status/404", &[]).await;
+    assert_eq!(answer.status, 404);
 }
