@@ -47,16 +47,23 @@ pub(in crate::http) async fn pass(
     is_last: bool,
 ) -> Answer {
     let (head, body) = request.into_parts();
-    // For a rejection, which reads its fields.
-    let original = Request::from_parts(head.clone(), ());
-    let passed = exchange(context, routes, application, caller, head, body).await;
+    // A rejection, and what the application receives of it, depend on the head as it was sent.
+    let sent = Request::from_parts(head.clone(), ());
+    let is_event_source = sent.method() == Method::GET && is_browser(sent.headers());
+    let passed = match check(context, caller, &sent) {
+        Ok(path) => {
+            let head = for_application(routes, application, caller, &sent, head, path);
+            exchange(application, head, body, is_event_source).await
+        }
+        Err(rejection) => Err(rejection),
+    };
     let mut answer = passed.unwrap_or_else(|rejection| {
-        let stream = is_event_source(&original).then_some(Framing::Sse);
+        let stream = is_event_source.then_some(Framing::Sse);
         let rejection = Rejection {
             stream,
             ..rejection
         };
-        reject(context, &rejection, &original)
+        reject(context, &rejection, &sent)
     });
     if is_last {
         let close = HeaderValue::from_static("close");
@@ -65,23 +72,27 @@ pub(in crate::http) async fn pass(
     answer
 }
 
-async fn exchange(
+/// Checks that a request may pass, and returns its path and query.
+fn check(
     context: &Context,
-    routes: &Routes,
-    application: &Application,
     caller: &Caller,
+    sent: &Request<()>,
+) -> Result<PathAndQuery, Rejection> {
+    check_head(sent)?;
+    let path = sent.uri().path_and_query();
+    let path = path.filter(|path| path.path().starts_with('/'));
+    let path = path.ok_or(RejectionCode::NotFound)?;
+    admit_request(context, caller.over_limit)?;
+    Ok(path.clone())
+}
+
+/// Sends a request to the application and returns its response.
+async fn exchange(
+    application: &Application,
     head: Parts,
     body: RequestBody,
+    is_event_source: bool,
 ) -> Result<Answer, Rejection> {
-    check_head(&head)?;
-    let path = head
-        .uri
-        .path_and_query()
-        .filter(|path| path.path().starts_with('/'));
-    let path = path.cloned().ok_or(RejectionCode::NotFound)?;
-    admit_request(context, caller.over_limit)?;
-    let is_event_source = is_event_source(&Request::from_parts(head.clone(), ()));
-    let head = for_application(routes, application, caller, head, path);
     let (mut response, in_progress) = application
         .send(head, body)
         .await
@@ -107,14 +118,14 @@ async fn exchange(
 }
 
 /// Rejects a head that the parser accepts and that servers read differently.
-fn check_head(head: &Parts) -> Result<(), Rejection> {
+fn check_head(sent: &Request<()>) -> Result<(), Rejection> {
     let bad_host = |reason| Rejection::new(RejectionCode::BadHost, reason);
-    let host = request_head::host(head.version, &head.headers).map_err(bad_host)?;
-    if matches!(head.method, Method::CONNECT | Method::TRACE) {
+    let host = request_head::host(sent.version(), sent.headers()).map_err(bad_host)?;
+    if matches!(*sent.method(), Method::CONNECT | Method::TRACE) {
         return Err(RejectionCode::MethodNotPassed.into());
     }
     // A host in the target wins (RFC 9112, 3.2.2; RFC 9113, 8.3.1), which not all servers know.
-    let named = head.uri.authority().zip(host);
+    let named = sent.uri().authority().zip(host);
     if named.is_some_and(|(authority, host)| !authority.as_str().eq_ignore_ascii_case(host)) {
         return Err(bad_host(
             "the target and the Host header name different hosts",
@@ -122,7 +133,7 @@ fn check_head(head: &Parts) -> Result<(), Rejection> {
     }
     // The parser reads the last coding only, and the field is removed: the application would take
     // the others for content.
-    let mut codings = head.headers.get_all(TRANSFER_ENCODING).iter();
+    let mut codings = sent.headers().get_all(TRANSFER_ENCODING).iter();
     let is_chunked = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"chunked");
     if codings.next().is_some_and(|first| !is_chunked(first)) || codings.next().is_some() {
         let reason = "Transfer-Encoding has another value than `chunked`";
@@ -131,31 +142,32 @@ fn check_head(head: &Parts) -> Result<(), Rejection> {
     Ok(())
 }
 
-/// Returns the head of the request as the application receives it.
+/// Returns the head of a request as the application receives it. `head` is a copy of the one that
+/// was sent.
 fn for_application(
     routes: &Routes,
     application: &Application,
     caller: &Caller,
+    sent: &Request<()>,
     mut head: Parts,
     path: PathAndQuery,
 ) -> Parts {
     let config = &routes.config;
     let peer = caller.peer.remote().ip();
-    let original = head.headers.clone();
     let client = client_address(
         peer,
-        &original,
+        sent.headers(),
         &config.trusted_proxies,
         config.forwarded_header,
     );
     let parts = TargetParts {
-        method: &head.method,
-        uri: &head.uri,
+        method: sent.method(),
+        uri: sent.uri(),
         peer: caller.peer,
         trusted: &config.trusted_proxies,
         header: config.forwarded_header,
     };
-    let target = parts.target(&original, client, None);
+    let target = parts.target(sent.headers(), client, None);
     let hop = Hop {
         peer,
         is_trusted: is_trusted(peer, &config.trusted_proxies),
@@ -175,11 +187,6 @@ fn for_application(
     head.uri = uri.build().unwrap_or_default();
     head.version = Version::HTTP_11;
     head
-}
-
-/// Returns whether the client is the `EventSource` of a browser.
-fn is_event_source<B>(request: &Request<B>) -> bool {
-    request.method() == Method::GET && is_browser(request.headers())
 }
 
 impl From<Failure> for RejectionCode {

@@ -12,7 +12,8 @@
 //!   target        scheme, host, path and query, through trusted proxies
 //!   cors          headers for other origins
 //!   rejection     an error instead of an event stream
-//!   rejection_code  every code with status, message and hint
+//!   rejection_code  every code
+//!   rejection_row   its status, message and hint
 //!   challenge     `WWW-Authenticate` of a rejection
 //!   admission     what the pod lacks: file descriptors, load, a drain
 //!   answer        responses of event streams, rejections and OPTIONS
@@ -29,6 +30,7 @@ pub(in crate::http) mod cors;
 pub(in crate::http) mod negotiate;
 pub(in crate::http) mod rejection;
 pub(in crate::http) mod rejection_code;
+pub(in crate::http) mod rejection_row;
 pub(in crate::http) mod request;
 pub(in crate::http) mod resolve;
 pub(in crate::http) mod respond;

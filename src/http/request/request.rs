@@ -191,10 +191,7 @@ fn accepts_by_name(headers: &HeaderMap, framing: Framing) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::Value;
-
     use super::*;
-    use crate::auth::Identity;
     use crate::subject::{Bounds, Filter, SubjectTemplate, Unfilled};
 
     fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
@@ -238,17 +235,9 @@ mod tests {
             "sub": "alice", "tenant": 42, "domain": "a.b", "admin": true, "empty": "",
             "https://example.com/roles": { "first": "reader" },
         });
-        let Value::Object(claims) = claims else {
-            panic!("claims are an object")
-        };
         let request = AuthenticatedRequest {
             request: request(&headers, ""),
-            principal: Principal::Identified(Box::new(Identity {
-                provider: "idp".into(),
-                subject: "alice".into(),
-                claims,
-                expires: None,
-            })),
+            principal: Principal::with_claims(claims),
         };
         let fill = |text: &str| {
             let unbounded = Bounds::from(&[][..]);
