@@ -94,20 +94,24 @@ impl Principal {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn principal(claims: Value) -> Principal {
+impl Principal {
+    /// Returns the client `alice` of the provider `idp` with these claims, an object.
+    pub(crate) fn with_claims(claims: Value) -> Self {
         let Value::Object(claims) = claims else {
             panic!("claims are an object")
         };
-        Principal::Identified(Box::new(Identity {
+        Self::Identified(Box::new(Identity {
             provider: "idp".into(),
             subject: "alice".into(),
             claims,
             expires: None,
         }))
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
 
     fn text(principal: &Principal, path: &str) -> Option<String> {
         let path = ClaimPath::parse(path).unwrap();
@@ -116,7 +120,7 @@ mod tests {
 
     #[test]
     fn claims_with_text_are_strings_and_numbers() {
-        let principal = principal(serde_json::json!({
+        let principal = Principal::with_claims(serde_json::json!({
             "sub": "alice", "tenant": 42, "share": 0.5, "admin": true, "none": null,
             "roles": ["a"], "org": { "id": "7", "": "x" },
             "https://example.com/roles": { "first.second": "reader" },
@@ -145,7 +149,7 @@ mod tests {
 
     #[test]
     fn claim_of_texts_is_a_text_or_a_list() {
-        let principal = principal(serde_json::json!({
+        let principal = Principal::with_claims(serde_json::json!({
             "one": "a.>", "some": ["a.*", 7, null, "b"], "empty": [], "number": 7,
             "org": { "subjects": ["c"] },
         }));

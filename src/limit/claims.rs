@@ -61,19 +61,6 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::auth::Identity;
-
-    fn principal(claims: Value) -> Principal {
-        let Value::Object(claims) = claims else {
-            panic!("claims are an object")
-        };
-        Principal::Identified(Box::new(Identity {
-            provider: "idp".into(),
-            subject: "alice".into(),
-            claims,
-            expires: None,
-        }))
-    }
 
     fn claims(paths: &[&str]) -> Vec<ClaimPath> {
         let paths = paths.iter().map(|path| ClaimPath::parse(path).unwrap());
@@ -104,7 +91,7 @@ mod tests {
             (json!({ "limits": 3 }), None),
             (json!({}), None),
         ] {
-            let found = limits.limits_of(&principal(value.clone()));
+            let found = limits.limits_of(&Principal::with_claims(value.clone()));
             assert_eq!(found.connections, connections, "{value}");
             assert_eq!(found.filter_sets, None);
         }
@@ -120,7 +107,7 @@ mod tests {
         ] {
             let claims = json!({ "limits": { "connects": value } });
             assert_eq!(
-                limits.limits_of(&principal(claims)).connects,
+                limits.limits_of(&Principal::with_claims(claims)).connects,
                 connects,
                 "{value}"
             );

@@ -3,7 +3,6 @@
 use serde_json::json;
 
 use super::*;
-use crate::auth::Identity;
 use crate::limit::PerClientClaims;
 use crate::subject::ClaimPath;
 
@@ -158,18 +157,6 @@ fn with_claims(fixed: PerClient) -> (Arc<ClientLimiter>, PerClientClaims) {
     (clients, claims)
 }
 
-fn principal(claims: serde_json::Value) -> Principal {
-    let serde_json::Value::Object(claims) = claims else {
-        panic!("claims are an object")
-    };
-    Principal::Identified(Box::new(Identity {
-        provider: "idp".into(),
-        subject: "alice".into(),
-        claims,
-        expires: None,
-    }))
-}
-
 fn rate(permit: &ClientPermit) -> Option<Rate> {
     let buckets = permit.client.buckets.load();
     buckets.events.as_ref().map(Bucket::rate)
@@ -182,7 +169,7 @@ fn claims_come_before_fixed_limits() {
         filter_sets: Some(2),
         ..PerClient::default()
     });
-    let premium = principal(json!({ "connections": 3, "filter_sets": 4 }));
+    let premium = Principal::with_claims(json!({ "connections": 3, "filter_sets": 4 }));
     let open = |id: &str, principal: &Principal, filter_set: u64| {
         clients.acquire(id, principal, [filter_set])
     };
@@ -191,11 +178,11 @@ fn claims_come_before_fixed_limits() {
         open("p", &premium, 1).unwrap_err().limit,
         Limit::Connections
     );
-    let _basic = open("b", &principal(json!({})), 1).unwrap();
+    let _basic = open("b", &Principal::with_claims(json!({})), 1).unwrap();
     let rejected = open("b", &Principal::Anonymous, 1).unwrap_err();
     assert_eq!(rejected.limit, Limit::Connections);
     drop(held);
-    let more = principal(json!({ "connections": 100 }));
+    let more = Principal::with_claims(json!({ "connections": 100 }));
     let _two = [1, 2].map(|n| open("p", &more, n).unwrap());
     assert_eq!(open("p", &more, 3).unwrap_err().limit, Limit::FilterSets);
     let _three = open("p", &premium, 3).unwrap();
@@ -208,7 +195,7 @@ fn client_is_limited_by_its_claims_alone() {
     let (clients, _) = with_claims(PerClient::default());
     assert!(acquire(&clients, "a").unwrap().is_none());
     assert!(clients.is_empty(), "clients without limits take no memory");
-    let limited = principal(json!({ "connects": { "rate": 1, "burst": 1 } }));
+    let limited = Principal::with_claims(json!({ "connects": { "rate": 1, "burst": 1 } }));
     assert!(clients.acquire("a", &limited, []).unwrap().is_some());
     let throttled = clients.acquire("a", &limited, []).unwrap_err();
     assert_eq!(throttled.limit, Limit::Connects);
@@ -221,7 +208,7 @@ fn rates_from_claims_stay_at_a_reload_and_fixed_ones_change() {
         events,
         ..PerClient::default()
     });
-    let claimed = principal(json!({ "events": { "rate": 5, "burst": 5 } }));
+    let claimed = Principal::with_claims(json!({ "events": { "rate": 5, "burst": 5 } }));
     let one = clients.acquire("one", &claimed, []).unwrap().unwrap();
     let two = acquire(&clients, "two").unwrap().unwrap();
     assert!(one.events().unwrap().take(3).is_ok());
@@ -248,7 +235,7 @@ fn newest_claims_apply_to_the_client_and_refill_nothing() {
     let (clients, _) = with_claims(PerClient::default());
     let of = |rate: u32| {
         let limit = json!({ "rate": rate, "burst": 100 });
-        principal(json!({ "events": limit, "connects": limit }))
+        Principal::with_claims(json!({ "events": limit, "connects": limit }))
     };
     let first = clients.acquire("a", &of(1), []).unwrap().unwrap();
     assert!(first.events().unwrap().take(100).is_ok());
