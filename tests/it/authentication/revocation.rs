@@ -277,7 +277,7 @@ async fn malformed_entries_are_counted_and_ignored() {
     let bucket = bucket(&fixture).await;
     for (key, value) in [
         ("nonsense", "{}"),
-        ("sub.YQ", "no json"),
+        ("sub.Yw", "no json"),
         ("sub.YQ", r#"{"at":1795961031000,"until":1795964631000}"#),
         ("aud.YQ", r#"{"at":1,"until":4000000000}"#),
     ] {
