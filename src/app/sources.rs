@@ -339,7 +339,7 @@ fn wanted(config: &Config) -> HashMap<String, Wanted> {
     // quadratic.
     let mut reach: HashMap<&str, HashSet<Filter>> = HashMap::new();
     let mut wanted: HashMap<String, Wanted> = HashMap::new();
-    for route in &config.http.routes {
+    for route in config.http.all_routes() {
         for source in &route.sources {
             let Some(stream) = &source.stream else {
                 continue;

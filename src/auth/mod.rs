@@ -16,6 +16,7 @@
 //! | `principal` | principal of a request |
 //! | `revocations` | credentials that are not accepted until a time |
 //! | `tickets` | credentials for one event stream, which other ones buy |
+//! | `expires` | end of a permission that an endpoint or the application grants |
 //! | `clock` | wall-clock time of credentials as monotonic time |
 //!
 //! Tokens, secrets and their claims never appear in logs, errors or metrics.
@@ -24,6 +25,7 @@ mod certificate;
 mod client_tls;
 mod clock;
 pub mod config;
+pub mod expires;
 mod forward;
 mod jwt;
 pub mod principal;

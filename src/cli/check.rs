@@ -70,6 +70,10 @@ fn summarise(loaded: &Loaded, file: &Path, out: &mut impl Write) -> fmt::Result 
             "  passes other paths to the application at {scheme}://{authority}"
         )?;
     }
+    if let Some(subscribe) = &config.http.subscribe {
+        let sources = sources(&subscribe.route);
+        writeln!(out, "  serves what the application asks for from {sources}")?;
+    }
     Ok(())
 }
 

@@ -13,7 +13,8 @@ use crate::feed::SlowPolicy;
 use crate::http::RouteConfig;
 use crate::http::application::{ApplicationConfig, ApplicationVersion};
 use crate::http::config::{
-    CloseStyle, CorsConfig, Delivery, Expired, SourceConfig, TicketsConfig, Unauthenticated,
+    CloseStyle, CorsConfig, Delivery, Expired, SourceConfig, SubscribeConfig, TicketsConfig,
+    Unauthenticated,
 };
 use crate::limit::{PerClientConfig, Rate};
 use crate::nats::config::{Credentials, Tls};
@@ -63,7 +64,7 @@ pub fn effective(config: &Config) -> Value {
             "tickets": tickets(http.tickets.as_ref()),
         },
         "routes": http.routes.iter().map(route).collect::<Vec<_>>(),
-        "application": application(http.application.as_ref()),
+        "application": application(http.application.as_ref(), http.subscribe.as_ref()),
         "limits": {
             "connections": http.connections_max.map_or(json!("auto"), |count| json!(count)),
             "file_descriptors": {
@@ -111,7 +112,10 @@ fn client_limit(claims: &[ClaimPath], fixed: Value) -> Value {
     claims.chain([fixed]).collect()
 }
 
-fn application(application: Option<&ApplicationConfig>) -> Value {
+fn application(
+    application: Option<&ApplicationConfig>,
+    subscribe: Option<&SubscribeConfig>,
+) -> Value {
     let default = ApplicationConfig::new("".into(), ApplicationVersion::Http1);
     let settings = application.unwrap_or(&default);
     let address = application.map(|one| format!("{}://{}", one.version.scheme(), one.authority));
@@ -121,8 +125,25 @@ fn application(application: Option<&ApplicationConfig>) -> Value {
         "response_timeout": format_duration(settings.response_timeout),
         "idle_timeout": format_duration(settings.idle_timeout),
         "connections": settings.connections,
+        "subscribe": subscribe.map(self::subscribe),
     })
 }
+
+fn subscribe(SubscribeConfig { header, route }: &SubscribeConfig) -> Value {
+    let mut value = self::route(route);
+    if let Some(keys) = value.as_object_mut() {
+        keys.retain(|key, _| !NOT_OF_SUBSCRIBE.contains(&key.as_str()));
+        keys.insert("header".into(), json!(header.as_str()));
+    }
+    let sources = value["sources"].as_array_mut();
+    for source in sources.into_iter().flatten() {
+        source.as_object_mut().map(|keys| keys.remove("subjects"));
+    }
+    value
+}
+
+/// Keys of a route that `application.subscribe` does not have.
+const NOT_OF_SUBSCRIBE: [&str; 4] = ["path", "authenticate", "unauthenticated", "client"];
 
 fn rate(Rate { rate, burst }: Rate) -> Value {
     json!({ "rate": rate, "burst": burst })

@@ -7,6 +7,8 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use hyper::header::HeaderName;
+
 use super::application::ApplicationConfig;
 use crate::encoding::Framing;
 use crate::event::Tier;
@@ -41,6 +43,33 @@ pub struct Config {
     pub tickets: Option<TicketsConfig>,
     /// Application that receives the requests for paths without a route.
     pub application: Option<ApplicationConfig>,
+    /// Event streams that the application may ask for. `None`: none.
+    pub subscribe: Option<SubscribeConfig>,
+}
+
+impl Config {
+    /// Returns the routes, and the one of the application's event streams.
+    pub fn all_routes(&self) -> impl Iterator<Item = &RouteConfig> {
+        let subscribe = self.subscribe.iter().map(|subscribe| &subscribe.route);
+        self.routes.iter().chain(subscribe)
+    }
+}
+
+/// Event streams that the application may ask for (`application.subscribe`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SubscribeConfig {
+    /// Header of the application's response with the subjects. It begins with `sidestream-`.
+    pub header: HeaderName,
+    /// Options and sources. No path matches it, and its sources have no subjects.
+    pub route: RouteConfig,
+}
+
+impl SubscribeConfig {
+    /// Name of the header if the configuration does not name one.
+    pub const HEADER: HeaderName = HeaderName::from_static("sidestream-subscribe");
+
+    /// Label of metrics and logs. A path begins with a slash, so no route has it.
+    pub const LABEL: &str = "application";
 }
 
 /// Query parameter with a ticket.
@@ -115,6 +144,7 @@ impl Default for Config {
             renew_before: Duration::from_secs(60),
             tickets: None,
             application: None,
+            subscribe: None,
         }
     }
 }
@@ -254,6 +284,16 @@ impl PathTemplate {
         })
     }
 
+    /// Returns a template that matches no path; `label` is the `route` label of its metrics.
+    #[must_use]
+    pub fn without_path(label: &str) -> Self {
+        // Every path has a segment, be it an empty one.
+        Self {
+            text: label.into(),
+            segments: Box::default(),
+        }
+    }
+
     /// Returns the path as configured: the `route` label of metrics.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -295,7 +335,8 @@ pub struct SourceConfig {
     pub identity: Option<String>,
     /// Delivery of the events of a JetStream stream.
     pub delivery: Delivery,
-    /// Subjects that a client of the route reads.
+    /// Subjects that a client of the route reads. Empty: the application asks for them
+    /// ([`SubscribeConfig`]), within the filters of `allow`.
     pub subjects: Vec<SubjectTemplate>,
     /// Bounds of the subjects of a request.
     pub allow: Allow,
@@ -305,6 +346,9 @@ impl SourceConfig {
     /// Returns every filter that a client of the route can request, without duplicates.
     #[must_use]
     pub fn reach(&self) -> HashSet<Filter> {
+        if self.subjects.is_empty() {
+            return self.allow.filters.iter().cloned().collect();
+        }
         let (whole, others): (Vec<_>, Vec<_>) = self
             .subjects
             .iter()

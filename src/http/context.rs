@@ -52,6 +52,8 @@ pub struct Context {
     routes: ArcSwap<Routes>,
     /// Limits the log lines about single gaps.
     pub(super) gap_log_limiter: Bucket,
+    /// Limits the log lines about subscriptions of the application that are not possible.
+    pub(super) application_log_limiter: Bucket,
     draining: AtomicBool,
     drain_retry: OnceLock<(Duration, Duration)>,
 }
@@ -59,6 +61,9 @@ pub struct Context {
 /// 100 lines per second about single gaps, with the same burst: enough to find a client, and little
 /// work if one loss concerns thousands of them.
 const GAP_LOG_RATE: Rate = Rate::new(100, 100);
+
+/// One line per second, ten at once: the reason is the same for every request of a page.
+const APPLICATION_LOG_RATE: Rate = Rate::new(1, 10);
 
 impl Context {
     /// Returns a context without routes.
@@ -95,6 +100,7 @@ impl Context {
             ticket_limiter: TicketLimiter::default(),
             routes: ArcSwap::default(),
             gap_log_limiter: Bucket::new(GAP_LOG_RATE),
+            application_log_limiter: Bucket::new(APPLICATION_LOG_RATE),
             draining: AtomicBool::new(false),
             drain_retry: OnceLock::new(),
         })

@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 
-use hyper::header::HeaderValue;
+use hyper::header::{HeaderName, HeaderValue};
 use prometheus::core::{AtomicU64, GenericCounter};
 use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge};
 
@@ -20,9 +20,9 @@ use crate::auth::{Provider, Tickets};
 use crate::encoding::Framing;
 use crate::event::Tier;
 use crate::feed::{FeedOptions, Gap, GapReason, Source};
-use crate::http::config::{Config, RouteConfig, SourceConfig};
+use crate::http::config::{Config, RouteConfig, SourceConfig, SubscribeConfig};
 use crate::presence::{CloseReason, Protocol};
-use crate::subject::{Allow, FilterSet, SubjectTemplate};
+use crate::subject::{Allow, Filter, FilterSet, SubjectTemplate};
 use crate::telemetry::Metrics;
 
 /// All routes, in the order of the configuration.
@@ -34,6 +34,19 @@ pub struct Routes {
     pub(in crate::http) tickets: Option<TicketEndpoint>,
     /// Receives the requests for other paths.
     pub(in crate::http) application: Option<Arc<Application>>,
+    /// Event streams that it may ask for.
+    pub(in crate::http) subscribe: Option<SubscribeRoutes>,
+}
+
+/// Routes of the event streams that the application asks for: one for each set of sources, because
+/// an event stream reads every source of its route. All have the same metrics and options.
+#[derive(Debug)]
+pub(in crate::http) struct SubscribeRoutes {
+    /// Header of the application's response with the subjects.
+    pub(in crate::http) header: HeaderName,
+    /// By the set of sources: bit N is source N. The first, without a source, is not used; the last
+    /// has all sources.
+    by_sources: Vec<Arc<Route>>,
 }
 
 /// One route.
@@ -54,7 +67,7 @@ pub(in crate::http) struct Route {
 }
 
 /// One source of a route and the subjects that a request may read of it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(in crate::http) struct RouteSource {
     pub(in crate::http) source: Arc<dyn Source>,
     pub(in crate::http) subjects: Vec<SubjectTemplate>,
@@ -62,7 +75,7 @@ pub(in crate::http) struct RouteSource {
 }
 
 /// Metrics of a route with their labels resolved.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(in crate::http) struct RouteMetrics {
     pub(in crate::http) events: GenericCounter<AtomicU64>,
     pub(in crate::http) bytes: GenericCounter<AtomicU64>,
@@ -114,11 +127,16 @@ impl Routes {
             let providers = names.filter_map(|name| find_provider(name)).collect();
             TicketEndpoint::new(config, tickets, providers)
         });
+        let subscribe = config
+            .subscribe
+            .as_ref()
+            .map(|subscribe| SubscribeRoutes::new(subscribe, find, metrics));
         Self {
             config,
             routes,
             tickets,
             application: None,
+            subscribe,
         }
     }
 
@@ -150,6 +168,52 @@ impl Routes {
             let variables = route.config.path.matches(path)?;
             Some(RouteMatch { route, variables })
         })
+    }
+}
+
+impl SubscribeRoutes {
+    fn new(config: &SubscribeConfig, find: FindSource<'_>, metrics: &Metrics) -> Self {
+        let all = Route::new(config.route.clone(), find, &|_| None, metrics);
+        let sets = 1_usize << all.sources.len();
+        Self {
+            header: config.header.clone(),
+            by_sources: (0..sets).map(|set| all.with_sources(set).into()).collect(),
+        }
+    }
+
+    /// Returns the route with all sources.
+    pub(in crate::http) fn all(&self) -> Option<&Arc<Route>> {
+        self.by_sources.last()
+    }
+
+    /// Returns the route that has the sources of these filters, and the filters by source. Each
+    /// filter belongs to the first source with a filter of `allow` that covers it.
+    ///
+    /// # Errors
+    /// The first filter that no source allows.
+    pub(in crate::http) fn route(
+        &self,
+        filters: Vec<Filter>,
+    ) -> Result<(&Arc<Route>, Vec<FilterSet>), Filter> {
+        let sources = self.all().map_or(&[][..], |all| &all.sources);
+        let mut by_source: Vec<Vec<Filter>> = vec![Vec::new(); sources.len()];
+        for filter in filters {
+            let is_allowed =
+                |source: &RouteSource| source.allow.filters.iter().any(|wide| wide.covers(&filter));
+            match sources.iter().position(is_allowed) {
+                Some(index) => by_source[index].push(filter),
+                None => return Err(filter),
+            }
+        }
+        let mut set = 0;
+        let mut sets = Vec::new();
+        for (index, filters) in by_source.into_iter().enumerate() {
+            if !filters.is_empty() {
+                set |= 1 << index;
+                sets.push(FilterSet::new(filters));
+            }
+        }
+        Ok((&self.by_sources[set], sets))
     }
 }
 
@@ -190,6 +254,23 @@ impl Route {
             label,
             cors_headers,
             config,
+        }
+    }
+
+    /// Returns the same route with a part of its sources: bit N of `set` is source N.
+    fn with_sources(&self, set: usize) -> Self {
+        let is_kept = |index: usize| set & (1 << index) != 0;
+        let sources = self.sources.iter().enumerate();
+        let sources = sources.filter(|(index, _)| is_kept(*index));
+        Self {
+            config: self.config.clone(),
+            label: self.label.clone(),
+            options: self.options.clone(),
+            named_options: NamedOptions::default(),
+            sources: sources.map(|(_, source)| source.clone()).collect(),
+            providers: Vec::new(),
+            metrics: self.metrics.clone(),
+            cors_headers: self.cors_headers.clone(),
         }
     }
 

@@ -36,9 +36,34 @@ function large(request, response) {
   write();
 }
 
+// Sets the header fields that its query names. The sidecar may make an event stream of the request.
+function subscribe(request, response) {
+  const { searchParams } = new URL(request.url, "http://application");
+  response.statusCode = Number(searchParams.get("status") ?? 200);
+  searchParams.delete("status");
+  for (const [name, value] of searchParams) response.appendHeader(name, value);
+  response.end("text of the application");
+}
+
+// Orders of the user that the cookie names, for a program that asks for an event stream.
+function mine(request, response) {
+  const user = request.headers.cookie?.split("=")[1];
+  const answer = () => {
+    response.setHeader("Set-Cookie", `seen=${user}`);
+    if (request.headers.accept === "text/event-stream") {
+      response.setHeader("Sidestream-Subscribe", `orders.${user}`);
+      response.setHeader("Sidestream-Client", user);
+    }
+    response.end(user);
+  };
+  setTimeout(answer, Math.random() * 3);
+}
+
 const pages = {
   echo,
   large,
+  subscribe,
+  mine,
   status: (request, response) => response.writeHead(Number(request.url.split("/")[2])).end(),
   early: (_, response) => response.writeHead(413).end("too large"),
   silent: () => {},

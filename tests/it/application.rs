@@ -7,6 +7,7 @@ mod fields;
 mod heads;
 mod health;
 mod nginx;
+mod subscribe;
 mod tunnel;
 
 use bytes::Bytes;

@@ -8,6 +8,7 @@ use hyper::header::{AGE, CACHE_CONTROL, CONTENT_TYPE, HeaderMap, WWW_AUTHENTICAT
 use serde_json::{Map, Value};
 
 use super::report::Outcome;
+use crate::auth::expires::{expires, seconds};
 use crate::auth::provider::EndpointRejection;
 
 /// Answer about one request.
@@ -158,18 +159,6 @@ fn add_claims(headers: &HeaderMap, claims: &mut Map<String, Value>) -> Result<()
     Ok(())
 }
 
-/// Reads `Sidestream-Expires`, in seconds since 1970.
-fn expires(headers: &HeaderMap) -> Result<Option<Duration>, &'static str> {
-    let mut values = headers.get_all("sidestream-expires").iter();
-    match (values.next(), values.next()) {
-        (None, _) => Ok(None),
-        (Some(value), None) => seconds(value.to_str().unwrap_or_default())
-            .map(Some)
-            .ok_or("a Sidestream-Expires that is not a number of seconds since 1970"),
-        (Some(_), Some(_)) => Err("more than one Sidestream-Expires"),
-    }
-}
-
 /// Reads the time for which a response is fresh (RFC 9111, 4.2 and 5.2.2). `s-maxage` wins over
 /// `max-age`; an invalid time is zero.
 fn max_age(headers: &HeaderMap) -> Option<Duration> {
@@ -190,9 +179,4 @@ fn max_age(headers: &HeaderMap) -> Option<Duration> {
     let age = headers.get(AGE).and_then(|age| seconds(age.to_str().ok()?));
     let fresh = shared.or(own)?;
     Some(fresh.saturating_sub(age.unwrap_or_default()))
-}
-
-fn seconds(text: &str) -> Option<Duration> {
-    let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    is_number.then(|| text.parse().ok().map(Duration::from_secs))?
 }

@@ -1,9 +1,28 @@
 //! Reads `application:`: the application that receives requests for paths without a route.
 
+use hyper::header::HeaderName;
+
+use super::routes::{self, LocatedRoute};
 use crate::config::reader::ValueReader;
 use crate::http::application::{ApplicationConfig, ApplicationVersion};
+use crate::http::config::SubscribeConfig;
 
-pub(super) fn application(value: &ValueReader<'_>) -> Option<Option<ApplicationConfig>> {
+/// Keys of `application`.
+#[derive(Default)]
+pub(super) struct Application {
+    /// `None`: there is no application.
+    pub(super) config: Option<ApplicationConfig>,
+    /// `None`: it asks for no event streams.
+    pub(super) subscribe: Option<Subscribe>,
+}
+
+/// `application.subscribe`, with its locations.
+pub(super) struct Subscribe {
+    pub(super) header: HeaderName,
+    pub(super) route: LocatedRoute,
+}
+
+pub(super) fn application(value: &ValueReader<'_>) -> Option<Application> {
     value.map(|keys| {
         let address = keys.nullable("address", None, |value| {
             value.parsed("an address", ApplicationConfig::parse_address)
@@ -32,14 +51,43 @@ pub(super) fn application(value: &ValueReader<'_>) -> Option<Option<ApplicationC
                 Some("requests in progress need a file descriptor each"),
             );
         }
-        Some(address.map(|(authority, version)| ApplicationConfig {
+        let subscribe = keys.nullable("subscribe", None, subscribe);
+        if subscribe.is_some() && address.is_none() && !keys.has("address") {
+            let hint = "set `address`, or remove `subscribe`";
+            keys.error(
+                "subscribe",
+                "there is no application that asks for event streams",
+                Some(hint),
+            );
+        }
+        let config = address.map(|(authority, version)| ApplicationConfig {
             authority,
             version,
             connect_timeout,
             response_timeout,
             idle_timeout,
             connections,
-        }))
+        });
+        Some(Application { config, subscribe })
+    })
+}
+
+fn subscribe(value: &ValueReader<'_>) -> Option<Subscribe> {
+    value.map(|keys| {
+        let header = keys.get_or("header", SubscribeConfig::HEADER, header);
+        let route = routes::subscribe(keys)?;
+        Some(Subscribe { header, route })
+    })
+}
+
+/// Reads the name of the header. Its prefix ensures that no client sends it to the application and
+/// that no client receives it.
+fn header(value: &ValueReader<'_>) -> Option<HeaderName> {
+    value.parsed("the name of a header", |text| {
+        let name: Option<HeaderName> = text.parse().ok();
+        name.filter(|name| name.as_str().starts_with("sidestream-"))
+            .filter(|name| !matches!(name.as_str(), "sidestream-client" | "sidestream-expires"))
+            .ok_or("the header begins with `Sidestream-`, and is not `Sidestream-Client` or `Sidestream-Expires`")
     })
 }
 
@@ -65,6 +113,7 @@ mod tests {
         let default = serde_json::json!({
             "address": "http://127.0.0.1:3000", "connect_timeout": "1s", "response_timeout": "1m",
             "idle_timeout": "90s", "connections": 256,
+            "subscribe": null,
         });
         assert_eq!(shown("{ address: 'http://127.0.0.1:3000' }"), default);
         assert_eq!(
@@ -84,6 +133,18 @@ mod tests {
                 "{ address: 'https://a' }",
                 "the application is beside the sidecar: use `http://`",
             ),
+            (
+                "{ subscribe: { sources: [{ allow: [a] }] } }",
+                "there is no application that asks for event streams",
+            ),
+            (
+                "{ address: 'http://a', subscribe: { header: X-A, sources: [{ allow: [a] }] } }",
+                "the header begins with `Sidestream-`, and is not `Sidestream-Client` or `Sidestream-Expires`",
+            ),
+            (
+                "{ address: 'http://a', subscribe: { sources: [{ allow: ['{claim.a}'] }] } }",
+                "variables are not allowed here",
+            ),
             ("{ connections: 0 }", "`connections` must be more than 0"),
             (
                 "{ connections: 100001 }",
@@ -92,6 +153,39 @@ mod tests {
         ] {
             let problems = loaded(application).expect_err(application);
             assert_eq!(problems.as_slice()[0].message, message, "{application}");
+        }
+    }
+
+    #[test]
+    fn subscribe_has_the_keys_of_a_route_that_depend_on_no_request() {
+        let shown = |subscribe: &str| {
+            let text = format!("{{ address: 'http://a', subscribe: {{ {subscribe} }} }}");
+            loaded(&text)
+                .map(|loaded| effective(&loaded.config)["application"]["subscribe"].clone())
+        };
+        let sources = "sources: [{ stream: A, allow: ['a.>'] }]";
+        let all = shown(&format!("{sources}, heartbeat: 5s, framings: [ndjson]")).unwrap();
+        assert_eq!(all["header"], "sidestream-subscribe");
+        assert_eq!(all["heartbeat"], "5s");
+        assert_eq!(all["framings"], serde_json::json!(["ndjson"]));
+        let source = serde_json::json!({
+            "stream": "A", "identity": null, "delivery": "shared", "allow": ["a.>"],
+        });
+        assert_eq!(all["sources"], serde_json::json!([source]));
+        for key in [
+            "path: /a",
+            "authenticate: [a]",
+            "unauthenticated: auto",
+            "client: a",
+        ] {
+            assert!(shown(&format!("{sources}, {key}")).is_err(), "{key}");
+        }
+        for sources in [
+            "sources: []",
+            "sources: [{ allow: [] }]",
+            "sources: [{ subjects: [a] }]",
+        ] {
+            assert!(shown(sources).is_err(), "{sources}");
         }
     }
 }

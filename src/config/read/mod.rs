@@ -27,7 +27,7 @@ use super::model::{Config, RevocationAccess};
 use super::reader::ValueReader;
 use super::reader::map::MapReader;
 use crate::http;
-use crate::http::config::ForwardedHeader;
+use crate::http::config::{ForwardedHeader, SubscribeConfig};
 use crate::lifecycle::drain;
 use crate::presence;
 use crate::subject::BucketName;
@@ -73,10 +73,14 @@ pub(super) fn config(root: &ValueReader<'_>) -> Option<Config> {
             },
             has_tickets: authentication.tickets.is_some(),
         };
-        let routes = keys
-            .require("routes", |value| routes::routes(value, rules))
+        let application = keys
+            .get("application", application::application)
             .unwrap_or_default();
-        let application = keys.get("application", application::application).flatten();
+        let subscribe = application.subscribe.as_ref();
+        let subscribe = subscribe.map(|subscribe| &subscribe.route);
+        let routes = keys
+            .require("routes", |value| routes::routes(value, rules, subscribe))
+            .unwrap_or_default();
         let presence = keys.get_or("presence", default.presence, presence);
         let tickets = authentication.tickets.as_ref();
         let tickets = tickets.map(|tickets| {
@@ -111,7 +115,11 @@ pub(super) fn config(root: &ValueReader<'_>) -> Option<Config> {
                 ),
                 renew_before: authentication.renew_before,
                 tickets,
-                application,
+                application: application.config,
+                subscribe: application.subscribe.map(|subscribe| SubscribeConfig {
+                    header: subscribe.header,
+                    route: subscribe.route.config,
+                }),
             },
             window_bytes_max: limits.window_bytes_max,
             feeds_max: limits.feeds_max,

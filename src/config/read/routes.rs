@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use super::cors::cors;
 use super::slow::{priority, slow};
-use super::sources::{LocatedSource, sources};
+use super::sources::{LocatedSource, sources, subscribe_sources};
 use super::templates::{Scope, client, event};
 use crate::config::location::Location;
 use crate::config::reader::ValueReader;
@@ -17,7 +17,8 @@ use crate::config::spelling::nearest;
 use crate::encoding::Framing;
 use crate::feed;
 use crate::http::config::{
-    CloseStyle, Delivery, Expired, PathTemplate, RouteConfig, TICKET_QUERY, Unauthenticated,
+    CloseStyle, Delivery, Expired, PathTemplate, RouteConfig, SubscribeConfig, TICKET_QUERY,
+    Unauthenticated,
 };
 
 /// 1000 routes: each has its own metrics, and each request is compared with them one by one.
@@ -36,12 +37,12 @@ const PATH_BYTES_MAX: usize = 1024;
 const PATH_SEGMENTS_MAX: usize = 32;
 
 /// Route with the locations that messages need.
-struct LocatedRoute {
+pub(super) struct LocatedRoute {
     /// Location of the path.
     at: Location,
     /// Location of each source.
     sources: Vec<Location>,
-    config: RouteConfig,
+    pub(super) config: RouteConfig,
 }
 
 /// Authentication providers that a route can name.
@@ -61,10 +62,16 @@ pub(super) struct RouteRules<'a> {
     pub(super) has_tickets: bool,
 }
 
-pub(super) fn routes(value: &ValueReader<'_>, rules: RouteRules<'_>) -> Option<Vec<RouteConfig>> {
+/// Reads the routes. `subscribe`: the one of the application's event streams.
+pub(super) fn routes(
+    value: &ValueReader<'_>,
+    rules: RouteRules<'_>,
+    subscribe: Option<&LocatedRoute>,
+) -> Option<Vec<RouteConfig>> {
     let routes = value.some_of(ROUTES_MAX, |value| route(value, rules))?;
     let subjects: usize = routes
         .iter()
+        .chain(subscribe)
         .flat_map(|route| &route.config.sources)
         .map(|source| source.subjects.len() + source.allow.len())
         .sum();
@@ -76,7 +83,7 @@ pub(super) fn routes(value: &ValueReader<'_>, rules: RouteRules<'_>) -> Option<V
         return None;
     }
     check_hidden(value, &routes);
-    check_streams(value, &routes);
+    check_streams(value, routes.iter().chain(subscribe));
     Some(routes.into_iter().map(|route| route.config).collect())
 }
 
@@ -107,7 +114,7 @@ struct FirstUse<'r> {
 }
 
 /// Reports streams that routes read in different ways: all routes share one reader of a stream.
-fn check_streams(value: &ValueReader<'_>, routes: &[LocatedRoute]) {
+fn check_streams<'r>(value: &ValueReader<'_>, routes: impl Iterator<Item = &'r LocatedRoute>) {
     let mut known: HashMap<&str, FirstUse<'_>> = HashMap::new();
     for route in routes {
         for (at, source) in route.sources.iter().zip(&route.config.sources) {
@@ -170,6 +177,9 @@ fn route(value: &ValueReader<'_>, rules: RouteRules<'_>) -> Option<LocatedRoute>
             client(value, scope)
         });
         let event = keys.nullable("event", default.event.clone(), |value| event(value, scope));
+        let unauthenticated = keys.get_or("unauthenticated", default.unauthenticated, |value| {
+            value.one_of(&UNAUTHENTICATED)
+        });
         let options = options(keys, default);
         if rules.has_tickets && options.last_event_id_query.as_deref() == Some(TICKET_QUERY) {
             let message = "`ticket` is the parameter of tickets";
@@ -185,6 +195,7 @@ fn route(value: &ValueReader<'_>, rules: RouteRules<'_>) -> Option<LocatedRoute>
             config: RouteConfig {
                 path: path?,
                 authenticate: authenticate.unwrap_or_default(),
+                unauthenticated,
                 sources,
                 client,
                 event,
@@ -194,12 +205,37 @@ fn route(value: &ValueReader<'_>, rules: RouteRules<'_>) -> Option<LocatedRoute>
     })
 }
 
+/// Reads the keys of a route that the application's event streams have. The application
+/// authenticates its clients and names them.
+pub(super) fn subscribe(keys: &mut MapReader<'_>) -> Option<LocatedRoute> {
+    let scope = Scope {
+        path: None,
+        authenticates: false,
+        has_tickets: false,
+    };
+    let sources = keys.require("sources", subscribe_sources);
+    let path = PathTemplate::without_path(SubscribeConfig::LABEL);
+    let default = RouteConfig::new(path, Vec::new());
+    let event = keys.nullable("event", None, |value| event(value, scope));
+    let options = options(keys, default);
+    let (locations, sources) = sources?
+        .into_iter()
+        .map(|LocatedSource { at, config }| (at, config))
+        .unzip();
+    Some(LocatedRoute {
+        at: keys.location("sources"),
+        sources: locations,
+        config: RouteConfig {
+            sources,
+            event,
+            ..options
+        },
+    })
+}
+
 /// Reads the keys that do not depend on others.
 fn options(keys: &mut MapReader<'_>, default: RouteConfig) -> RouteConfig {
     RouteConfig {
-        unauthenticated: keys.get_or("unauthenticated", default.unauthenticated, |value| {
-            value.one_of(&UNAUTHENTICATED)
-        }),
         framings: keys.get_or("framings", default.framings, framings),
         heartbeat: keys.get_or(
             "heartbeat",

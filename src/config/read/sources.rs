@@ -3,6 +3,7 @@
 use super::templates::{Scope, check_request_variables, explain};
 use crate::config::location::Location;
 use crate::config::reader::ValueReader;
+use crate::config::reader::map::MapReader;
 use crate::http::config::{Delivery, SourceConfig};
 use crate::subject::{Allow, ClaimPath, Covers, Filter, InvalidFilter, SubjectTemplate, Variable};
 
@@ -21,8 +22,20 @@ pub(super) struct LocatedSource {
 }
 
 pub(super) fn sources(value: &ValueReader<'_>, scope: Scope<'_>) -> Option<Vec<LocatedSource>> {
+    distinct(value, |value| source(value, scope))
+}
+
+/// Reads the sources of the application's event streams: `allow` in place of `subjects`.
+pub(super) fn subscribe_sources(value: &ValueReader<'_>) -> Option<Vec<LocatedSource>> {
+    distinct(value, subscribe_source)
+}
+
+fn distinct(
+    value: &ValueReader<'_>,
+    read: impl Fn(&ValueReader<'_>) -> Option<SourceConfig>,
+) -> Option<Vec<LocatedSource>> {
     let sources = value.some_of(SOURCES_MAX, |value| {
-        let config = source(value, scope)?;
+        let config = read(value)?;
         let at = value.location();
         Some(LocatedSource { at, config })
     })?;
@@ -97,28 +110,52 @@ fn warn_of_duplicates(value: &ValueReader<'_>, sources: &[LocatedSource]) {
     }
 }
 
+fn subscribe_source(value: &ValueReader<'_>) -> Option<SourceConfig> {
+    value.map(|keys| {
+        let origin = origin(keys);
+        let filters = keys.require("allow", |value| value.some(filter))?;
+        let allow = Allow {
+            filters,
+            claims: Vec::new(),
+        };
+        Some(SourceConfig { allow, ..origin })
+    })
+}
+
+/// Reads the stream of a source, without its subjects.
+fn origin(keys: &mut MapReader<'_>) -> SourceConfig {
+    let stream = keys.nullable("stream", None, stream);
+    let is_core = stream.is_none() && !keys.has("stream");
+    let identity = keys.nullable("identity", None, identity);
+    if identity.is_some() && is_core {
+        keys.error(
+            "identity",
+            "core NATS has no `identity`",
+            Some("its event ids are valid in this pod only"),
+        );
+    }
+    let delivery = keys.get_or("delivery", Delivery::default(), |value| {
+        value.one_of(&DELIVERY)
+    });
+    if delivery != Delivery::default() && is_core {
+        keys.error(
+            "delivery",
+            "core NATS has no `delivery`",
+            Some("core NATS always has one subscription per subject that clients read"),
+        );
+    }
+    SourceConfig {
+        stream,
+        identity,
+        delivery,
+        subjects: Vec::new(),
+        allow: Allow::default(),
+    }
+}
+
 fn source(value: &ValueReader<'_>, scope: Scope<'_>) -> Option<SourceConfig> {
     value.map(|keys| {
-        let stream = keys.nullable("stream", None, stream);
-        let is_core = stream.is_none() && !keys.has("stream");
-        let identity = keys.nullable("identity", None, identity);
-        if identity.is_some() && is_core {
-            keys.error(
-                "identity",
-                "core NATS has no `identity`",
-                Some("its event ids are valid in this pod only"),
-            );
-        }
-        let delivery = keys.get_or("delivery", Delivery::default(), |value| {
-            value.one_of(&DELIVERY)
-        });
-        if delivery != Delivery::default() && is_core {
-            keys.error(
-                "delivery",
-                "core NATS has no `delivery`",
-                Some("core NATS always has one subscription per subject that clients read"),
-            );
-        }
+        let origin = origin(keys);
         let allow = keys.get_or("allow", Allow::default(), |value| allow(value, scope));
         let mut allowed = Covers::default();
         for filter in &allow.filters {
@@ -139,11 +176,9 @@ fn source(value: &ValueReader<'_>, scope: Scope<'_>) -> Option<SourceConfig> {
             );
         }
         Some(SourceConfig {
-            stream,
-            identity,
-            delivery,
             subjects: subjects?,
             allow,
+            ..origin
         })
     })
 }

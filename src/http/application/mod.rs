@@ -16,6 +16,7 @@
 //! | `client` | pool of connections, permits, timeouts, one retry |
 //! | `request_body` | body of the client, with its progress |
 //! | `response_body` | body of the application, which holds the permit |
+//! | `subscribe` | responses that turn their request into an event stream |
 //! | `tunnel` | bytes of a WebSocket in both directions |
 //! | `config` | `application:` of the configuration |
 
@@ -27,6 +28,7 @@ mod fields;
 pub(super) mod pass;
 pub(super) mod request_body;
 pub(super) mod response_body;
+mod subscribe;
 pub(super) mod tunnel;
 
 pub use client::Application;

@@ -12,6 +12,7 @@ use super::client::{Application, Failure};
 use super::fields::{self, Hop};
 use super::request_body::RequestBody;
 use super::response_body::PassedBody;
+use super::subscribe::{self, Asking};
 use super::tunnel::Tunnel;
 use crate::encoding::Framing;
 use crate::http::context::Context;
@@ -39,7 +40,7 @@ pub(in crate::http) fn application_of<B>(
 
 /// Passes a request. `is_last`: the connection ends after the response.
 pub(in crate::http) async fn pass(
-    context: &Context,
+    context: &Arc<Context>,
     routes: &Routes,
     application: &Application,
     caller: &Caller,
@@ -53,7 +54,15 @@ pub(in crate::http) async fn pass(
     let passed = match check(context, caller, &sent) {
         Ok(path) => {
             let head = for_application(routes, application, caller, &sent, head, path);
-            exchange(application, head, body, is_event_source).await
+            let asking = routes.subscribe.as_ref().map(|subscribe| Asking {
+                context,
+                routes,
+                subscribe,
+                caller,
+                request: &sent,
+                has_body: !body.is_empty(),
+            });
+            exchange(application, asking, head, body, is_event_source).await
         }
         Err(rejection) => Err(rejection),
     };
@@ -86,9 +95,11 @@ fn check(
     Ok(path.clone())
 }
 
-/// Sends a request to the application and returns its response.
+/// Sends a request to the application, and returns its response or the event stream that it asks
+/// for.
 async fn exchange(
     application: &Application,
+    asking: Option<Asking<'_>>,
     head: Parts,
     body: RequestBody,
     is_event_source: bool,
@@ -110,6 +121,14 @@ async fn exchange(
         fields::for_tunnel(&mut head.headers);
         let head = Response::from_parts(head, ());
         return Ok(Answer::Tunnel(head, Tunnel::new(upgrade, in_progress)));
+    }
+    if let Some(asking) = asking
+        && subscribe::is_requested(&asking, &response)
+    {
+        let (head, body) = response.into_parts();
+        // The application is done, however long the event stream lasts.
+        drop((body, in_progress));
+        return Ok(subscribe::answer(&asking, head.headers).await);
     }
     fields::for_client(response.headers_mut());
     Ok(Answer::Passed(

@@ -7,6 +7,7 @@
 //!   revoked       principal and client against the revocations
 //!   resolve       filters per source and client, from the route (`http::route`)
 //!   request       variables, Last-Event-ID, browser detection
+//!   open_stream   the event stream, once its subjects and client are known
 //!   negotiate     framing, by Accept
 //!   client_address  through trusted proxies
 //!   target        scheme, host, path and query, through trusted proxies
@@ -28,12 +29,13 @@ pub(in crate::http) mod challenge;
 pub(in crate::http) mod client_address;
 pub(in crate::http) mod cors;
 pub(in crate::http) mod negotiate;
+pub(in crate::http) mod open_stream;
 pub(in crate::http) mod rejection;
 pub(in crate::http) mod rejection_code;
 pub(in crate::http) mod rejection_row;
 pub(in crate::http) mod request;
 pub(in crate::http) mod resolve;
 pub(in crate::http) mod respond;
-mod revoked;
+pub(in crate::http) mod revoked;
 pub(in crate::http) mod target;
 mod tickets;

@@ -84,7 +84,7 @@ impl Variables for AuthenticatedRequest<'_> {
 
 impl<'r> Request<'r> {
     /// Returns the parts of a request. `path`: the raw values of the path's variables.
-    pub(super) fn new<B>(
+    pub(in crate::http) fn new<B>(
         config: &Config,
         caller: &'r Caller,
         request: &'r hyper::Request<B>,

@@ -6,6 +6,8 @@
 //! the name by the route's `client`; without one it is provider and subject of the principal, or the
 //! address of an anonymous client. Limits, presence and the log use it.
 
+use std::net::IpAddr;
+
 use super::challenge::Challenge;
 use super::rejection::Rejection;
 use super::rejection_code::RejectionCode;
@@ -108,19 +110,26 @@ impl Route {
             }
             (None, Principal::Anonymous) => None,
         };
-        let Some(mut name) = named else {
-            return Ok(ClientId {
-                name: Box::from(&*AddressText::from(request.request.remote)),
+        Ok(ClientId::new(named, request.request.remote))
+    }
+}
+
+impl ClientId {
+    /// Returns the client of this name, or of this address if it has no name.
+    pub(in crate::http) fn new(name: Option<String>, address: IpAddr) -> Self {
+        let Some(mut name) = name else {
+            return Self {
+                name: Box::from(&*AddressText::from(address)),
                 is_named: false,
-            });
+            };
         };
         // A truncated name does not identify a client: others can begin with the same bytes.
         let is_named = name.len() <= CLIENT_BYTES_MAX;
         name.truncate(name.floor_char_boundary(CLIENT_BYTES_MAX));
-        Ok(ClientId {
+        Self {
             name: name.into(),
             is_named,
-        })
+        }
     }
 }
 

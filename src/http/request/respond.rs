@@ -3,7 +3,7 @@
 //! ```text
 //! answer -> tickets, at their path
 //!        -> respond: head -> authenticate -> route's subjects and client -> admission -> client limits
-//!                    -> EventStream::open
+//!                    -> EventStream::open   (`open_stream`, from the admission)
 //!        -> reject, if one of them fails
 //!        -> CORS headers
 //! ```
@@ -15,37 +15,26 @@
 //!
 //! Runs on the task of the connection or HTTP/2 stream.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
-use bytes::Bytes;
+use hyper::Method;
 use hyper::header::{CONNECTION, HeaderValue, VARY};
-use hyper::{Method, Response};
 
 use super::admission::admit;
-use super::answer::{Answer, METHODS, event_stream_head, options, reject};
+use super::answer::{Answer, METHODS, options, reject};
 use super::authenticate::{authenticate, has_ticket, unauthenticated_framing};
 use super::cors;
-use super::negotiate::negotiate;
+use super::open_stream::{RequestedStream, framing, open_stream};
 use super::rejection::Rejection;
 use super::rejection_code::RejectionCode;
-use super::request::{Caller, Request, is_browser};
+use super::request::{Caller, Request};
 use super::revoked::RevocationCheck;
 use super::target::TargetParts;
 use super::tickets;
-use crate::auth::Principal;
-use crate::encoding::Framing;
-use crate::feed::OpenError;
 use crate::http::context::Context;
-use crate::http::route::{Route, RouteMatch, Routes};
-use crate::http::stream::event_stream::EventStream;
-use crate::http::stream::event_stream::opening::{OpenFailure, Opening};
-use crate::http::stream::expiry::Expiry;
-use crate::http::stream_options::StreamOptions;
-use crate::limit::ClientPermit;
+use crate::http::route::{RouteMatch, Routes};
 use crate::net::request_head;
 use crate::presence::Protocol;
-use crate::subject::FilterSet;
 
 /// Answers one request.
 pub(in crate::http) async fn answer<B: Sync>(
@@ -118,9 +107,7 @@ async fn respond<B: Sync>(
         Method::OPTIONS => return Ok(Answer::Text(options(METHODS))),
         _ => return Err(RejectionCode::MethodNotAllowed.into()),
     }
-    let framings = &route.config.framings;
-    let framing = negotiate(request.headers(), framings, Framing::media_type)
-        .ok_or_else(|| not_acceptable(framings))?;
+    let framing = framing(route, request.headers())?;
     if has_body {
         return Err(RejectionCode::UnexpectedBody.into());
     }
@@ -146,88 +133,22 @@ async fn respond<B: Sync>(
     let options = route.feed_options(framing, &asked)?;
     let client = route.client(&asked)?;
     check.client(&asked, &client).map_err(as_stream)?;
-    let mut head = Response::new(());
-    event_stream_head(
-        head.headers_mut(),
-        framing,
-        caller.peer.protocol,
-        route.config.close,
-    );
-    if request.method() == Method::HEAD {
-        return Ok(Answer::Text(head.map(|()| Bytes::new())));
-    }
-    admit(context, caller.over_limit)?;
-    let permit = client_permit(
-        context,
-        &client.name,
-        &asked.principal,
+    let requested = RequestedStream {
         route,
-        &options,
-        &filters,
-    )?;
-    let (mark, is_named) = (check.mark(&asked, &client), client.is_named);
-    let opening = Opening {
-        route: route.clone(),
+        framing,
         filters,
         options,
-        last_event_id: asked
-            .request
-            .last_event_id(route.config.last_event_id_query.as_deref())
-            .map(Cow::into_owned),
-        client: client.name,
-        is_named,
-        permit,
-        mark,
-        expiry: asked
-            .principal
-            .expires()
-            .map(|expires| Expiry::new(expires, routes.config.renew_before)),
-        peer: caller.peer,
-        framing,
-        browser: is_browser(request.headers()),
+        client,
+        expiry: asked.principal.expires(),
     };
-    let stream = EventStream::open(context, opening).await?;
-    check.confirm(&asked, is_named, stream.state());
-    Ok(Answer::Events(head, Box::new(stream)))
-}
-
-impl From<OpenFailure> for Rejection {
-    fn from(failure: OpenFailure) -> Self {
-        let code = match failure {
-            OpenFailure::Source(OpenError::NotReady) => RejectionCode::NatsNotConnected,
-            OpenFailure::Source(OpenError::Rejected) => RejectionCode::NatsRejected,
-            OpenFailure::Source(OpenError::TooManyFeeds) => RejectionCode::TooManyFeeds,
-            OpenFailure::Source(OpenError::TooManyReplays) => RejectionCode::TooManyReplays,
-            OpenFailure::Expired => RejectionCode::LastEventIdExpired,
-        };
-        code.into()
-    }
-}
-
-/// Rejection of a client that accepts none of the framings; its message names them.
-fn not_acceptable(framings: &[Framing]) -> Rejection {
-    let media_types: Vec<_> = framings.iter().map(|one| one.media_type()).collect();
-    let message = format!("the response would be {}", media_types.join(" or "));
-    Rejection::new(RejectionCode::NotAcceptable, message)
-}
-
-/// Counts the event stream against the limits of its client; `None` if there are no limits.
-fn client_permit(
-    context: &Context,
-    client: &str,
-    principal: &Principal,
-    route: &Route,
-    options: &StreamOptions,
-    filters: &[FilterSet],
-) -> Result<Option<ClientPermit>, Rejection> {
-    let hashes = route.feed_hashes(options, filters);
-    let acquired = context.client_limiter.acquire(client, principal, hashes);
-    acquired.map_err(|throttled| {
-        context
-            .metrics
-            .throttled_total
-            .with_label_values(&[throttled.limit.as_str()])
-            .inc();
-        throttled.into()
-    })
+    open_stream(
+        context,
+        &routes.config,
+        caller,
+        request.method(),
+        &asked,
+        &check,
+        requested,
+    )
+    .await
 }

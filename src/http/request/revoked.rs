@@ -22,7 +22,7 @@ use crate::http::stream::state::StreamState;
 use crate::presence::{CloseReason, StreamHandle as _};
 
 /// Check of one request.
-pub(super) struct RevocationCheck<'c>(Option<Snapshot<'c>>);
+pub(in crate::http) struct RevocationCheck<'c>(Option<Snapshot<'c>>);
 
 struct Snapshot<'c> {
     revocations: &'c Arc<Revocations>,
@@ -31,7 +31,7 @@ struct Snapshot<'c> {
 }
 
 impl<'c> RevocationCheck<'c> {
-    pub(super) fn begin(context: &'c Context) -> Self {
+    pub(in crate::http) fn begin(context: &'c Context) -> Self {
         Self(context.revocations().map(|revocations| Snapshot {
             revocations,
             generation: revocations.generation(),
@@ -39,7 +39,7 @@ impl<'c> RevocationCheck<'c> {
     }
 
     /// Checks the name of the client. An address is not a name.
-    pub(super) fn client(
+    pub(in crate::http) fn client(
         &self,
         request: &AuthenticatedRequest<'_>,
         client: &ClientId,

@@ -1,0 +1,150 @@
+//! Opens the event stream of a request whose subjects and client are known, and negotiates its
+//! framing.
+//!
+//! ```text
+//! open_stream: head -> admission -> client limits -> EventStream::open -> revocations again
+//! ```
+//!
+//! A route resolves subjects and client from the request (`respond`), the application names them in
+//! its response (`http::application::subscribe`).
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use hyper::header::HeaderMap;
+use hyper::{Method, Response};
+
+use super::admission::admit;
+use super::answer::{Answer, event_stream_head};
+use super::negotiate::negotiate;
+use super::rejection::Rejection;
+use super::rejection_code::RejectionCode;
+use super::request::{AuthenticatedRequest, Caller, is_browser};
+use super::resolve::ClientId;
+use super::revoked::RevocationCheck;
+use crate::auth;
+use crate::encoding::Framing;
+use crate::feed::OpenError;
+use crate::http::config::Config;
+use crate::http::context::Context;
+use crate::http::route::Route;
+use crate::http::stream::event_stream::EventStream;
+use crate::http::stream::event_stream::opening::{OpenFailure, Opening};
+use crate::http::stream::expiry::Expiry;
+use crate::http::stream_options::StreamOptions;
+use crate::limit::ClientPermit;
+use crate::subject::FilterSet;
+
+/// Event stream that a request asks for.
+pub(in crate::http) struct RequestedStream<'r> {
+    pub(in crate::http) route: &'r Arc<Route>,
+    pub(in crate::http) framing: Framing,
+    /// One set for each source of the route.
+    pub(in crate::http) filters: Vec<FilterSet>,
+    pub(in crate::http) options: StreamOptions,
+    pub(in crate::http) client: ClientId,
+    /// End of the permission to read it.
+    pub(in crate::http) expiry: Option<auth::Expiry>,
+}
+
+/// Returns the framing of a route that the client prefers.
+pub(in crate::http) fn framing(route: &Route, headers: &HeaderMap) -> Result<Framing, Rejection> {
+    let framings = &route.config.framings;
+    negotiate(headers, framings, Framing::media_type).ok_or_else(|| not_acceptable(framings))
+}
+
+/// Opens an event stream. HEAD gets its head.
+pub(in crate::http) async fn open_stream(
+    context: &Arc<Context>,
+    config: &Config,
+    caller: &Caller,
+    method: &Method,
+    asked: &AuthenticatedRequest<'_>,
+    check: &RevocationCheck<'_>,
+    requested: RequestedStream<'_>,
+) -> Result<Answer, Rejection> {
+    let RequestedStream {
+        route,
+        framing,
+        filters,
+        options,
+        client,
+        expiry,
+    } = requested;
+    let mut head = Response::new(());
+    event_stream_head(
+        head.headers_mut(),
+        framing,
+        caller.peer.protocol,
+        route.config.close,
+    );
+    if method == Method::HEAD {
+        return Ok(Answer::Text(head.map(|()| Bytes::new())));
+    }
+    admit(context, caller.over_limit)?;
+    let hashes = route.feed_hashes(&options, &filters);
+    let permit = client_permit(context, &client.name, asked, hashes)?;
+    let (mark, is_named) = (check.mark(asked, &client), client.is_named);
+    let opening = Opening {
+        route: Arc::clone(route),
+        filters,
+        options,
+        last_event_id: asked
+            .request
+            .last_event_id(route.config.last_event_id_query.as_deref())
+            .map(Cow::into_owned),
+        client: client.name,
+        is_named,
+        permit,
+        mark,
+        expiry: expiry.map(|expiry| Expiry::new(expiry, config.renew_before)),
+        peer: caller.peer,
+        framing,
+        browser: is_browser(asked.request.headers),
+    };
+    let stream = EventStream::open(context, opening).await?;
+    check.confirm(asked, is_named, stream.state());
+    Ok(Answer::Events(head, Box::new(stream)))
+}
+
+impl From<OpenFailure> for Rejection {
+    fn from(failure: OpenFailure) -> Self {
+        let code = match failure {
+            OpenFailure::Source(OpenError::NotReady) => RejectionCode::NatsNotConnected,
+            OpenFailure::Source(OpenError::Rejected) => RejectionCode::NatsRejected,
+            OpenFailure::Source(OpenError::TooManyFeeds) => RejectionCode::TooManyFeeds,
+            OpenFailure::Source(OpenError::TooManyReplays) => RejectionCode::TooManyReplays,
+            OpenFailure::Expired => RejectionCode::LastEventIdExpired,
+        };
+        code.into()
+    }
+}
+
+/// Rejection of a client that accepts none of the framings; its message names them.
+fn not_acceptable(framings: &[Framing]) -> Rejection {
+    let media_types: Vec<_> = framings.iter().map(|one| one.media_type()).collect();
+    let message = format!("the response would be {}", media_types.join(" or "));
+    Rejection::new(RejectionCode::NotAcceptable, message)
+}
+
+/// Counts the event stream against the limits of its client; `None` if there are no limits.
+/// `feeds`: a hash of each feed that it reads.
+fn client_permit(
+    context: &Context,
+    client: &str,
+    asked: &AuthenticatedRequest<'_>,
+    feeds: impl Iterator<Item = u64>,
+) -> Result<Option<ClientPermit>, Rejection> {
+    let acquired = context
+        .client_limiter
+        .acquire(client, &asked.principal, feeds);
+    acquired.map_err(|throttled| {
+        context
+            .metrics
+            .throttled_total
+            .with_label_values(&[throttled.limit.as_str()])
+            .inc();
+        throttled.into()
+    })
+}
