@@ -43,7 +43,8 @@ const OF_PROXIES: [HeaderName; 4] = [
     HeaderName::from_static("x-real-ip"),
 ];
 
-const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// Id of a request in the logs of all that it passes.
+pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// 128 bytes: longer ids are replaced.
 const REQUEST_ID_MAX: usize = 128;

@@ -17,6 +17,7 @@
 //! | `request_body` | body of the client, with its progress |
 //! | `response_body` | body of the application, which holds the permit |
 //! | `subscribe` | responses that turn their request into an event stream |
+//! | `request_log` | line in the log for each request |
 //! | `tunnel` | bytes of a WebSocket in both directions |
 //! | `config` | `application:` of the configuration |
 
@@ -27,6 +28,7 @@ pub mod config;
 mod fields;
 pub(super) mod pass;
 pub(super) mod request_body;
+mod request_log;
 pub(super) mod response_body;
 mod subscribe;
 pub(super) mod tunnel;

@@ -11,6 +11,7 @@ use hyper::{Method, Request, Response, StatusCode, Version};
 use super::client::{Application, Failure};
 use super::fields::{self, Hop};
 use super::request_body::RequestBody;
+use super::request_log::RequestLog;
 use super::response_body::PassedBody;
 use super::subscribe::{self, Asking};
 use super::tunnel::Tunnel;
@@ -51,9 +52,11 @@ pub(in crate::http) async fn pass(
     // A rejection, and what the application receives of it, depend on the head as it was sent.
     let sent = Request::from_parts(head.clone(), ());
     let is_event_source = sent.method() == Method::GET && is_browser(sent.headers());
+    let mut log = None;
     let passed = match check(context, caller, &sent) {
         Ok(path) => {
             let head = for_application(routes, application, caller, &sent, head, path);
+            log = RequestLog::begin(&head.headers);
             let asking = routes.subscribe.as_ref().map(|subscribe| Asking {
                 context,
                 routes,
@@ -74,6 +77,16 @@ pub(in crate::http) async fn pass(
         };
         reject(context, &rejection, &sent)
     });
+    if let Some(log) = log {
+        let config = &routes.config;
+        let client = client_address(
+            caller.peer.remote().ip(),
+            sent.headers(),
+            &config.trusted_proxies,
+            config.forwarded_header,
+        );
+        log.end(client, &sent, answer.status());
+    }
     if is_last {
         let close = HeaderValue::from_static("close");
         answer.headers_mut().insert(CONNECTION, close);

@@ -176,6 +176,14 @@ pub(in crate::http) fn unparsed_response(context: &Context, code: RejectionCode)
 }
 
 impl Answer {
+    pub(in crate::http) fn status(&self) -> StatusCode {
+        match self {
+            Self::Text(response) | Self::Closing(response) => response.status(),
+            Self::Events(response, _) | Self::Tunnel(response, _) => response.status(),
+            Self::Passed(response) => response.status(),
+        }
+    }
+
     pub(in crate::http) fn headers_mut(&mut self) -> &mut HeaderMap {
         match self {
             Self::Text(response) | Self::Closing(response) => response.headers_mut(),

@@ -1,5 +1,8 @@
 //! Header fields that are removed, kept and added.
 
+use testkit::application::Application;
+use testkit::wait::{DEADLINE, eventually};
+
 use super::Fixture;
 
 /// Returns the fields of a request as the application received them.
@@ -60,7 +63,7 @@ async fn application_learns_the_client_and_not_what_the_client_claims() {
 #[tokio::test]
 async fn fields_of_a_trusted_proxy_are_kept() {
     let rest = "trusted_proxies: [127.0.0.1]";
-    let application = testkit::application::Application::start().await;
+    let application = Application::start().await;
     let fixture = Fixture::with(application, "", rest).await;
     let fields = received(
         &fixture,
@@ -91,4 +94,32 @@ async fn response_has_the_fields_of_the_application_without_those_for_the_sideca
     assert_eq!(answer.header("set-cookie").unwrap(), "a=1, b=2");
     assert_eq!(answer.header("via").unwrap(), "1.1 sidestream");
     assert_eq!(answer.header("sidestream-client"), None);
+}
+
+#[tokio::test]
+async fn log_has_the_request_id_that_the_application_received() {
+    let application = Application::start().await;
+    let fixture = Fixture::with(application, "", "log: { filter: debug }").await;
+    let fields = received(&fixture, &[]).await;
+    let id = value(&fields, "x-request-id").unwrap();
+    fixture.get("/status/404", &[]).await;
+    fixture.get("/page?token=hidden", &[]).await;
+    let logged = async |path: &str| {
+        eventually(DEADLINE, "the request is logged", async || {
+            let lines = fixture.sidestream.log();
+            lines.into_iter().find(|line| {
+                line["message"] == "request passed to the application" && line["path"] == path
+            })
+        })
+        .await
+    };
+    let line = logged("/echo").await;
+    assert_eq!(line["request_id"], id);
+    assert_eq!(line["method"], "GET");
+    assert_eq!(line["status"], 200);
+    assert_eq!(line["client.addr"], "127.0.0.1");
+    assert!(line["seconds"].as_f64().unwrap() >= 0.0);
+    assert_eq!(logged("/status/404").await["status"], 404);
+    assert_eq!(logged("/page").await["status"], 200);
+    assert!(!fixture.sidestream.output().concat().contains("hidden"));
 }
