@@ -15,7 +15,7 @@
 //!
 //! The storm is also compared with the bare send loop.
 
-mod verdict;
+pub(crate) mod verdict;
 
 use std::fmt::Write as _;
 use std::path::PathBuf;

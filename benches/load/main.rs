@@ -5,7 +5,7 @@
 //! latencies, processor time, memory, and every event that is missing, duplicated or out of order
 //! ([`measure`], [`report`]). A scenario is data ([`plan`]). [`bare`] is the server with the least
 //! possible cost; [`suite`] measures everything in `docs/benchmarks.md`; [`guard`] compares two
-//! builds of the sidecar.
+//! builds of the sidecar; [`proxy`] compares passed requests with nginx.
 //!
 //! Clients run on one thread and count into one meter. The publisher has a thread of its own. On a
 //! machine with two cores, the server gets one, and everything else the other.
@@ -18,6 +18,7 @@ mod guard;
 mod measure;
 mod options;
 mod plan;
+mod proxy;
 mod publisher;
 mod report;
 mod stage;
@@ -59,6 +60,9 @@ fn main() -> ExitCode {
         Some(Command::Guard(guard)) => guard
             .choose_cores()
             .and_then(|()| on_core(guard.load_cpu(), guard.run())),
+        Some(Command::Proxy(proxy)) => proxy
+            .choose_cores()
+            .and_then(|()| on_core(proxy.load_cpu(), proxy.run())),
         None if !arguments.options.spawn && arguments.options.url.is_none() => {
             // `cargo bench` and `cargo test --all-targets` run this.
             Arguments::command()
@@ -161,6 +165,7 @@ async fn measure_one(
         log: options.log.clone(),
         replay: plan.replay,
         tokens: tokens.transpose()?,
+        application: None,
     };
     let server = match (target, &options.url) {
         (Target::Bare, _) => Server::bare(&recipe, nats.url()).await?,

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::guard::Guard;
+use crate::proxy::Proxy;
 use crate::stage::server::Target;
 use crate::stage::sidecar::Source;
 use crate::stage::tokens::Algorithm;
@@ -41,6 +42,8 @@ pub(crate) enum Command {
     Suite(Suite),
     /// Compares the speed of two builds; exits 1 if the tree is slower
     Guard(Guard),
+    /// Compares passed requests with `proxy_pass` of nginx: processor time and latency
+    Proxy(Proxy),
 }
 
 /// A kind of measurement, with its own defaults for the rest.

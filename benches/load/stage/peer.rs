@@ -1,4 +1,4 @@
-//! Other servers of event streams, measured for comparison if they are installed.
+//! Other servers, measured for comparison if they are installed.
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -26,21 +26,46 @@ pub(super) async fn nchan(
         &file,
         nchan_configuration(folder.path(), module, address, kept),
     )?;
-    let mut command = Command::new("nginx");
-    command
-        .arg("-p")
-        .arg(folder.path())
-        .arg("-e")
-        .arg("stderr")
-        .arg("-c")
-        .arg(file);
-    let mut child = Child::start("nchan", command, core, folder.path())?;
+    let mut child = Child::start("nchan", nginx(folder.path(), &file), core, folder.path())?;
     child
         .wait_for("port of nchan", || {
             std::net::TcpStream::connect(address).ok()
         })
         .await?;
     Ok((address, child, folder))
+}
+
+/// Starts nginx as a proxy of `application`, at addresses for HTTP/1.1 and HTTP/2.
+pub(super) async fn nginx_proxy(
+    core: Option<usize>,
+    addresses: [SocketAddr; 2],
+    application: SocketAddr,
+) -> Fallible<(Child, TempDir)> {
+    let folder = TempDir::with_prefix("load-nginx-")?;
+    let file = folder.path().join("nginx.conf");
+    std::fs::write(
+        &file,
+        proxy_configuration(folder.path(), addresses, application),
+    )?;
+    let mut child = Child::start("nginx", nginx(folder.path(), &file), core, folder.path())?;
+    child
+        .wait_for("port of nginx", || {
+            std::net::TcpStream::connect(addresses[0]).ok()
+        })
+        .await?;
+    Ok((child, folder))
+}
+
+fn nginx(folder: &Path, configuration: &Path) -> Command {
+    let mut command = Command::new("nginx");
+    command
+        .arg("-p")
+        .arg(folder)
+        .arg("-e")
+        .arg("stderr")
+        .arg("-c")
+        .arg(configuration);
+    command
 }
 
 /// Starts the Node server in `peers/`.
@@ -107,6 +132,58 @@ http {{
 }}
 ",
         module = module.display(),
+        folder = folder.display(),
+    )
+}
+
+/// Returns the configuration of a proxy that does the same work as the sidecar: one process without
+/// a log of requests, connections that stay, bodies in memory, fields for the application.
+fn proxy_configuration(
+    folder: &Path,
+    [http1, http2]: [SocketAddr; 2],
+    application: SocketAddr,
+) -> String {
+    format!(
+        "daemon off;
+master_process off;
+pid {folder}/nginx.pid;
+events {{ worker_connections 4096; multi_accept on; }}
+http {{
+  access_log off;
+  client_body_temp_path {folder}/body;
+  proxy_temp_path {folder}/proxy;
+  fastcgi_temp_path {folder}/fastcgi;
+  uwsgi_temp_path {folder}/uwsgi;
+  scgi_temp_path {folder}/scgi;
+  tcp_nodelay on;
+  keepalive_requests 1000000000;
+  keepalive_timeout 1h;
+  http2_max_concurrent_streams 256;
+  client_body_buffer_size 64k;
+  proxy_buffers 16 16k;
+  proxy_max_temp_file_size 0;
+  upstream application {{
+    server {application};
+    keepalive 256;
+    keepalive_requests 1000000000;
+  }}
+  server {{
+    listen {http1} backlog=4096;
+    listen {http2} http2 backlog=4096;
+    location / {{
+      proxy_pass http://application;
+      proxy_http_version 1.1;
+      proxy_set_header Connection \"\";
+      proxy_set_header Host $http_host;
+      proxy_set_header X-Forwarded-For $remote_addr;
+      proxy_set_header X-Forwarded-Host $http_host;
+      proxy_set_header X-Forwarded-Proto $scheme;
+      proxy_set_header X-Request-Id $request_id;
+      proxy_set_header Via \"1.1 nginx\";
+    }}
+  }}
+}}
+",
         folder = folder.display(),
     )
 }

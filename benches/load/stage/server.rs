@@ -86,6 +86,8 @@ pub(crate) struct Recipe {
     pub(crate) replay: Option<Replay>,
     /// Tokens of the clients; the sidecar verifies them.
     pub(crate) tokens: Option<Tokens>,
+    /// Application that receives requests for other paths.
+    pub(crate) application: Option<SocketAddr>,
 }
 
 impl Server {
@@ -144,6 +146,24 @@ impl Server {
             child: Some((child, folder)),
             posts: Some(address),
         })
+    }
+
+    /// Starts nginx as a proxy of an application. Returns its address for HTTP/2 too.
+    pub(crate) async fn nginx_proxy(
+        core: Option<usize>,
+        application: SocketAddr,
+    ) -> Fallible<(Self, SocketAddr)> {
+        let addresses = free_addresses()?;
+        let (child, folder) = peer::nginx_proxy(core, addresses, application).await?;
+        let [http1, http2] = addresses;
+        let server = Self {
+            origin: format!("http://{http1}"),
+            pid: Some(child.pid()),
+            ca: None,
+            child: Some((child, folder)),
+            posts: None,
+        };
+        Ok((server, http2))
     }
 
     /// Starts the Node server.

@@ -46,8 +46,8 @@ pub(crate) fn subject(path: &str) -> Option<String> {
 
 /// Writes `sidecar.yaml` into `folder`: one listener, with TLS if requested, and three routes.
 ///
-/// [`crate::guard`] starts older builds with it too, so without tokens it uses only keys that never
-/// changed.
+/// [`crate::guard`] starts older builds with it too, so without tokens and application it uses only keys
+/// that never changed.
 pub(crate) fn configuration(
     folder: &Path,
     nats: &str,
@@ -64,6 +64,9 @@ pub(crate) fn configuration(
             certificate.display(),
             key.display()
         )?;
+    }
+    if let Some(application) = recipe.application {
+        writeln!(text, "application: {{ address: http://{application} }}")?;
     }
     let mut authenticate = "";
     if let Some(tokens) = &recipe.tokens {
