@@ -1,5 +1,7 @@
 //! Check `application`: degraded while the application cannot be connected.
 //!
+//! With an application, a pod that has been ready stays ready.
+//!
 //! A TCP connection every [`INTERVAL`] is opened and closed at once, so the check also holds for a
 //! pod without requests. The check is never failing: event streams do not need the application, and
 //! a pod that is not ready would receive no traffic for either.
@@ -46,6 +48,7 @@ impl ApplicationCheck {
 
     /// Starts, replaces or removes the check. Needs a runtime.
     pub(super) fn apply(&self, config: Option<&ApplicationConfig>) {
+        self.health.set_serves_application(config.is_some());
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         let before = running.take();
         *running = config.map(|config| {

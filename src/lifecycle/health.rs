@@ -14,6 +14,9 @@
 //! added later                                          is degraded until it passes once, then fails
 //! retired: a reload has removed what it checks         is degraded
 //! ```
+//!
+//! In front of an application a pod that has been ready stays ready, whatever fails: its pages do
+//! not need NATS, and without a ready pod a Service would have no endpoint for them.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -30,6 +33,8 @@ struct Checks {
     is_start_complete: bool,
     /// No check failed at some time after the start.
     has_been_ready: bool,
+    /// An application is served beside the event streams.
+    serves_application: bool,
 }
 
 #[derive(Debug)]
@@ -141,6 +146,11 @@ impl Health {
         }
     }
 
+    /// Sets whether the pod serves an application, which no check of event streams concerns.
+    pub fn set_serves_application(&self, serves: bool) {
+        self.lock().serves_application = serves;
+    }
+
     /// Returns every check by name.
     #[must_use]
     pub fn report(&self) -> BTreeMap<String, Status> {
@@ -151,10 +161,12 @@ impl Health {
             .collect()
     }
 
-    /// Returns true while no check fails.
+    /// Returns true while no check fails, or once the pod of an application has been ready.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        self.lock().is_ready()
+        let checks = self.lock();
+        let stays_ready = checks.serves_application && checks.has_been_ready;
+        stays_ready || !checks.any_fails()
     }
 
     fn lock(&self) -> MutexGuard<'_, Checks> {
@@ -163,15 +175,14 @@ impl Health {
 }
 
 impl Checks {
-    fn is_ready(&self) -> bool {
-        !self
-            .by_name
+    fn any_fails(&self) -> bool {
+        self.by_name
             .values()
             .any(|entry| matches!(entry.status, Status::Failing(_)))
     }
 
     fn record_readiness(&mut self) {
-        self.has_been_ready |= self.is_start_complete && self.is_ready();
+        self.has_been_ready |= self.is_start_complete && !self.any_fails();
     }
 }
 
@@ -304,6 +315,21 @@ mod tests {
 
         stream.set(failing());
         let _successor = health.check("stream", "not caught up yet");
+        assert!(!health.is_ready());
+    }
+
+    #[test]
+    fn pod_of_an_application_that_has_been_ready_stays_ready() {
+        let health = Health::default();
+        health.set_serves_application(true);
+        let nats = health.check("nats", "not connected yet");
+        health.complete_start();
+        assert!(!health.is_ready());
+        nats.set(Status::Ok);
+        nats.set(failing());
+        assert!(health.is_ready());
+        assert_eq!(health.report()["nats"], failing());
+        health.set_serves_application(false);
         assert!(!health.is_ready());
     }
 
