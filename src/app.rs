@@ -337,6 +337,16 @@ impl Live {
                 .connections_memory_bytes
                 .set(i64::try_from(bytes).unwrap_or(i64::MAX));
         });
+        let context = self.context.clone();
+        self.metrics.sample_with(move |metrics| {
+            let bytes = context
+                .routes()
+                .application()
+                .map_or(0, |application| application.cached_bytes());
+            metrics
+                .application_cache_bytes
+                .set(i64::try_from(bytes).unwrap_or(i64::MAX));
+        });
     }
 }
 

@@ -125,6 +125,10 @@ fn application(
         "response_timeout": format_duration(settings.response_timeout),
         "idle_timeout": format_duration(settings.idle_timeout),
         "connections": settings.connections,
+        "cache": {
+            "bytes": format_size(settings.cache.bytes),
+            "object_bytes": format_size(settings.cache.object_bytes),
+        },
         "subscribe": subscribe.map(self::subscribe),
     })
 }

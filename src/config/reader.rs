@@ -289,15 +289,19 @@ impl<'w> ValueReader<'w> {
         self.positive(self.duration()?, Duration::ZERO)
     }
 
-    /// Reads a size with its unit above 0, in bytes.
-    pub(super) fn positive_size(&self) -> Option<usize> {
-        let bytes = self.with_unit(
+    /// Reads a size with its unit, or 0, in bytes.
+    pub(super) fn size(&self) -> Option<usize> {
+        self.with_unit(
             "a size",
             units::parse_size,
             "MiB",
             "write it as `64KiB` or `16MiB`",
-        )?;
-        self.positive(bytes, 0)
+        )
+    }
+
+    /// Reads a size above 0.
+    pub(super) fn positive_size(&self) -> Option<usize> {
+        self.positive(self.size()?, 0)
     }
 
     fn positive<T: PartialEq + Copy>(&self, value: T, zero: T) -> Option<T> {

@@ -134,6 +134,10 @@ pub struct Metrics {
     pub application_responses_total: IntCounterVec,
     /// `sidestream_application_requests_in_progress`
     pub application_requests_in_progress: IntGauge,
+    /// `sidestream_application_cache_requests_total{result}`
+    pub application_cache_requests_total: IntCounterVec,
+    /// `sidestream_application_cache_bytes`
+    pub application_cache_bytes: IntGauge,
     /// `sidestream_application_response_seconds`
     pub application_response_seconds: Histogram,
     /// `sidestream_presence_errors_total`
@@ -251,6 +255,8 @@ impl Metrics {
             ticket_redemptions_total: r.counters("ticket_redemptions_total", "Requests with a ticket, by result: `redeemed`, `invalid` (not a ticket, unknown, expired or already used), `other_provider` (the route does not list the provider of the ticket) or `unavailable` (the bucket does not respond).", &["result"])?,
             application_responses_total: r.counters("application_responses_total", "Responses of the application to requests that this sidecar has passed to it, by class of the status: `1xx` to `5xx`.", &["status"])?,
             application_requests_in_progress: r.gauge("application_requests_in_progress", "Requests to the application whose response is not complete.")?,
+            application_cache_requests_total: r.counters("application_cache_requests_total", "Requests for paths without a route by result of the cache: `hit` (answered from it), `revalidated` (the application confirmed the stored response with 304), `miss` (no stored response answers them), `bypass` (another method than GET and HEAD, `Authorization`, `Range`, `Cache-Control: no-store`, a body or a WebSocket). Requests of an `EventSource` do not count.", &["result"])?,
+            application_cache_bytes: r.gauge("application_cache_bytes", "Bytes of the responses in the cache, with their heads and keys.")?,
             application_response_seconds: r.histogram("application_response_seconds", "Time from a passed request to the head of the application's response.", &RESPONSE_BUCKETS)?,
             presence_errors_total: r.counter("presence_errors_total", "Failed reads and writes of the presence bucket.")?,
             admin_refusals_total: r.counters("admin_refusals_total", "Closed connections and rejected requests on the admin port (`admin`) and the control socket (`control`), by code: `no_first_byte`, `evicted` (a newer connection needed the slot), `busy` (the port or one peer address has reached its limit of requests), `too_many_lists`, `host_not_allowed` (a `Host` that is not an address and not in `admin.hosts`), `unauthenticated` and `invalid_token` (no token, or a wrong one, for a protected page), `too_many_authentication_failures` (too many wrong tokens), `certificate_required`, `tls_handshake` (a failed handshake).", &["port", "code"])?,

@@ -59,7 +59,44 @@ function mine(request, response) {
   setTimeout(answer, Math.random() * 3);
 }
 
+// Answers with the header fields of its query, and with text that depends on the request. Other keys:
+// `delay` and `pause` (milliseconds before the head, and in the body), `size` (of the body),
+// `chunked`, `cut` (of the connection in the body), `own` (a cookie of the user), `unsafe` (status of
+// other methods), `304-NAME` (fields of a 304).
+const counts = new Map();
+function cached(request, response) {
+  const query = Object.fromEntries(new URL(request.url, "http://a").searchParams);
+  const { delay = 0, pause = 0, size, chunked, cut, own, unsafe, ...fields } = query;
+  const { headers, url } = request;
+  const count = (counts.get(url) ?? 0) + 1;
+  counts.set(url, count);
+  const user = headers.cookie ?? headers.authorization ?? "";
+  const text = [count, user, headers["accept-language"], headers.host, headers["x-forwarded-host"]].join(" ");
+  const body = Buffer.from(size ? "a".repeat(Number(size)) : text);
+  const answer = () => {
+    if (unsafe && request.method !== "GET") return response.writeHead(Number(unsafe)).end();
+    for (const [name, value] of Object.entries(fields)) {
+      if (!name.startsWith("304-")) response.setHeader(name, value);
+    }
+    if (own) response.setHeader("Set-Cookie", user);
+    const { "if-none-match": etag, "if-modified-since": since } = headers;
+    if ((etag && etag === fields.etag) || (!etag && since && since === fields["last-modified"])) {
+      for (const [name, value] of Object.entries(fields)) {
+        if (name.startsWith("304-")) response.setHeader(name.slice(4), value);
+      }
+      return response.writeHead(304).end();
+    }
+    if (!chunked) response.setHeader("Content-Length", body.length);
+    if (!cut && !pause) return response.end(body);
+    response.write(body.subarray(0, 1), () => {
+      setTimeout(() => (cut ? request.socket.destroy() : response.end(body.subarray(1))), Number(pause));
+    });
+  };
+  setTimeout(answer, Number(delay));
+}
+
 const pages = {
+  cached,
   echo,
   large,
   subscribe,

@@ -1,6 +1,7 @@
 //! Requests for paths without a route pass to the application beside the sidecar.
 
 mod bodies;
+mod cache;
 mod drain;
 mod faults;
 mod fields;

@@ -63,6 +63,8 @@ const NAMES: &[(&str, &str)] = &[
     ("ticket_redemptions_total", "result"),
     ("application_responses_total", "status"),
     ("application_requests_in_progress", ""),
+    ("application_cache_bytes", ""),
+    ("application_cache_requests_total", "result"),
     ("application_response_seconds", ""),
     ("presence_errors_total", ""),
     ("admin_refusals_total", "port, code"),

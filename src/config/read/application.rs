@@ -4,7 +4,7 @@ use hyper::header::HeaderName;
 
 use super::routes::{self, LocatedRoute};
 use crate::config::reader::ValueReader;
-use crate::http::application::{ApplicationConfig, ApplicationVersion};
+use crate::http::application::{ApplicationConfig, ApplicationVersion, CacheConfig};
 use crate::http::config::SubscribeConfig;
 
 /// Keys of `application`.
@@ -51,6 +51,7 @@ pub(super) fn application(value: &ValueReader<'_>) -> Option<Application> {
                 Some("requests in progress need a file descriptor each"),
             );
         }
+        let cache = keys.get_or("cache", default.cache, cache);
         let subscribe = keys.nullable("subscribe", None, subscribe);
         if subscribe.is_some() && address.is_none() && !keys.has("address") {
             let hint = "set `address`, or remove `subscribe`";
@@ -67,6 +68,7 @@ pub(super) fn application(value: &ValueReader<'_>) -> Option<Application> {
             response_timeout,
             idle_timeout,
             connections,
+            cache,
         });
         Some(Application { config, subscribe })
     })
@@ -88,6 +90,21 @@ fn header(value: &ValueReader<'_>) -> Option<HeaderName> {
         name.filter(|name| name.as_str().starts_with("sidestream-"))
             .filter(|name| !matches!(name.as_str(), "sidestream-client" | "sidestream-expires"))
             .ok_or("the header begins with `Sidestream-`, and is not `Sidestream-Client` or `Sidestream-Expires`")
+    })
+}
+
+fn cache(value: &ValueReader<'_>) -> Option<CacheConfig> {
+    value.map(|keys| {
+        let default = CacheConfig::default();
+        let object_bytes = keys.get_or(
+            "object_bytes",
+            default.object_bytes,
+            ValueReader::positive_size,
+        );
+        Some(CacheConfig {
+            bytes: keys.get_or("bytes", default.bytes, ValueReader::size),
+            object_bytes,
+        })
     })
 }
 
@@ -113,7 +130,7 @@ mod tests {
         let default = serde_json::json!({
             "address": "http://127.0.0.1:3000", "connect_timeout": "1s", "response_timeout": "1m",
             "idle_timeout": "90s", "connections": 256,
-            "subscribe": null,
+            "cache": { "bytes": "64MiB", "object_bytes": "4MiB" }, "subscribe": null,
         });
         assert_eq!(shown("{ address: 'http://127.0.0.1:3000' }"), default);
         assert_eq!(

@@ -17,6 +17,7 @@ use prometheus::{Histogram, IntCounter, IntGauge};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep_until, timeout};
 
+use super::cache::Cache;
 use super::config::{ApplicationConfig, ApplicationVersion};
 use super::request_body::{Progress, RequestBody, RequestBytes};
 use super::response_body::InProgress;
@@ -27,6 +28,7 @@ pub struct Application {
     config: ApplicationConfig,
     client: Client<HttpConnector, RequestBody>,
     permits: Arc<Semaphore>,
+    cache: Option<Arc<Cache>>,
     metrics: ApplicationMetrics,
 }
 
@@ -75,6 +77,7 @@ impl Application {
             .build(connector);
         Self {
             client,
+            cache: Cache::new(config.cache, metrics),
             permits: Arc::new(Semaphore::new(config.connections)),
             metrics: ApplicationMetrics {
                 in_progress: metrics.application_requests_in_progress.clone(),
@@ -93,6 +96,17 @@ impl Application {
     #[must_use]
     pub fn config(&self) -> &ApplicationConfig {
         &self.config
+    }
+
+    /// Returns the bytes of the responses in the cache.
+    #[must_use]
+    pub fn cached_bytes(&self) -> u64 {
+        self.cache.as_ref().map_or(0, |cache| cache.bytes())
+    }
+
+    /// Returns the cache, unless it is off.
+    pub(super) fn cache(&self) -> Option<&Arc<Cache>> {
+        self.cache.as_ref()
     }
 
     /// Sends a request and returns the head of the response.

@@ -17,6 +17,28 @@ pub struct ApplicationConfig {
     pub idle_timeout: Duration,
     /// Maximum number of requests in progress.
     pub connections: usize,
+    /// Cache of responses that the application marks cacheable.
+    pub cache: CacheConfig,
+}
+
+/// Bounds of the cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CacheConfig {
+    /// Maximum of bytes over all responses, heads included; 0: no cache.
+    pub bytes: usize,
+    /// Maximum of bytes of one response.
+    pub object_bytes: usize,
+}
+
+impl Default for CacheConfig {
+    /// 64 MiB for the pages, scripts and images of an application; 4 MiB keeps one large download
+    /// from evicting all of them.
+    fn default() -> Self {
+        Self {
+            bytes: 64 << 20,
+            object_bytes: 4 << 20,
+        }
+    }
 }
 
 /// HTTP version of the application.
@@ -55,6 +77,7 @@ impl ApplicationConfig {
             // 90 s: below the keep-alive of Go (none) and above a page that polls every minute.
             idle_timeout: Duration::from_secs(90),
             connections: Self::CONNECTIONS,
+            cache: CacheConfig::default(),
         }
     }
 

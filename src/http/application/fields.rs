@@ -144,10 +144,15 @@ fn remove_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
+/// Returns whether a field is `Sidestream-*`.
+pub(super) fn is_own(name: &HeaderName) -> bool {
+    name.as_str().starts_with(PREFIX)
+}
+
 fn remove_own(headers: &mut HeaderMap) {
     let own: Vec<HeaderName> = headers
         .keys()
-        .filter(|name| name.as_str().starts_with(PREFIX))
+        .filter(|name| is_own(name))
         .cloned()
         .collect();
     for name in own {

@@ -13,6 +13,7 @@
 //! | --- | --- |
 //! | `pass` | the order of a passed request, and the answers to its failures |
 //! | `fields` | header fields that are removed, kept and added |
+//! | `cache` | responses that the application marks cacheable (RFC 9111) |
 //! | `client` | pool of connections, permits, timeouts, one retry |
 //! | `request_body` | body of the client, with its progress |
 //! | `response_body` | body of the application, which holds the permit |
@@ -23,6 +24,7 @@
 
 use std::time::Duration;
 
+pub(super) mod cache;
 pub(super) mod client;
 pub mod config;
 mod fields;
@@ -34,7 +36,7 @@ mod subscribe;
 pub(super) mod tunnel;
 
 pub use client::Application;
-pub use config::{ApplicationConfig, ApplicationVersion};
+pub use config::{ApplicationConfig, ApplicationVersion, CacheConfig};
 
 /// 60 s: time without progress until a client that does not read its response is cut. It holds a
 /// connection of the application.

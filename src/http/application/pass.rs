@@ -8,6 +8,7 @@ use hyper::http::uri::{PathAndQuery, Scheme, Uri};
 use hyper::upgrade::OnUpgrade;
 use hyper::{Method, Request, Response, StatusCode, Version};
 
+use super::cache::{self, Sent};
 use super::client::{Application, Failure};
 use super::fields::{self, Hop};
 use super::request_body::RequestBody;
@@ -117,10 +118,18 @@ async fn exchange(
     body: RequestBody,
     is_event_source: bool,
 ) -> Result<Answer, Rejection> {
-    let (mut response, in_progress) = application
-        .send(head, body)
-        .await
-        .map_err(RejectionCode::from)?;
+    let sent = match application.cache().filter(|_| !is_event_source) {
+        Some(cache) => cache::send(cache, application, head, body).await?,
+        None => {
+            let sent = application.send(head, body).await;
+            let (response, in_progress) = sent.map_err(RejectionCode::from)?;
+            Sent::Application(response, in_progress, None)
+        }
+    };
+    let (mut response, in_progress, cache_reason) = match sent {
+        Sent::Complete(response) => return Ok(Answer::Passed(response)),
+        Sent::Application(response, in_progress, reason) => (response, in_progress, reason),
+    };
     let is_failed =
         response.status() == StatusCode::TOO_MANY_REQUESTS || response.status().is_server_error();
     if is_failed && is_event_source {
@@ -144,6 +153,9 @@ async fn exchange(
         return Ok(subscribe::answer(&asking, head.headers).await);
     }
     fields::for_client(response.headers_mut());
+    if let Some(reason) = cache_reason {
+        reason.add_to(response.headers_mut());
+    }
     Ok(Answer::Passed(
         response.map(|body| PassedBody::new(body, in_progress)),
     ))

@@ -1,4 +1,4 @@
-//! Body of the application's response, on its way to the client.
+//! Body of the application's response, or of one in the cache, on its way to the client.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -8,10 +8,32 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use prometheus::IntGauge;
 use tokio::sync::OwnedSemaphorePermit;
 
-/// Body of a passed response. The request is in progress until its end.
+use super::cache::Reservation;
+
+/// Body of a passed response: bytes in memory, then those of the application.
 pub(in crate::http) struct PassedBody {
+    /// A stored response, or what was read of the application's for the cache.
+    bytes: Bytes,
+    /// Frame that was read after `bytes`.
+    next: Option<Frame<Bytes>>,
+    /// Bytes of the cache's bound while the client has not taken all of `bytes`.
+    reserved: Option<Reservation>,
+    /// `None`: nothing comes after `bytes`.
+    rest: Option<Rest>,
+}
+
+/// Body that the application sends. The request is in progress until its end.
+struct Rest {
     body: Incoming,
     _in_progress: InProgress,
+}
+
+/// Part of a body that was read for the cache.
+pub(super) struct ReadAhead {
+    pub(super) bytes: Bytes,
+    /// Frame after `bytes`.
+    pub(super) next: Option<Frame<Bytes>>,
+    pub(super) reserved: Reservation,
 }
 
 /// A request in progress; dropping it ends it.
@@ -19,6 +41,10 @@ pub(in crate::http) struct InProgress {
     gauge: IntGauge,
     _permit: OwnedSemaphorePermit,
 }
+
+/// 64 KiB: maximum of one frame. hyper copies a frame into the write buffer of its connection, so a
+/// slow client holds a part of a stored response and not all of it.
+const FRAME_MAX: usize = 64 * 1024;
 
 impl InProgress {
     pub(super) fn new(gauge: &IntGauge, permit: OwnedSemaphorePermit) -> Self {
@@ -37,10 +63,34 @@ impl Drop for InProgress {
 }
 
 impl PassedBody {
+    /// Returns a body that the application sends.
     pub(super) fn new(body: Incoming, in_progress: InProgress) -> Self {
         Self {
-            body,
-            _in_progress: in_progress,
+            rest: Some(Rest {
+                body,
+                _in_progress: in_progress,
+            }),
+            ..Self::stored(Bytes::new())
+        }
+    }
+
+    /// Returns a body whose beginning was read for the cache.
+    pub(super) fn after(ahead: ReadAhead, body: Incoming, in_progress: InProgress) -> Self {
+        Self {
+            bytes: ahead.bytes,
+            next: ahead.next,
+            reserved: Some(ahead.reserved),
+            ..Self::new(body, in_progress)
+        }
+    }
+
+    /// Returns the body of a stored response.
+    pub(super) fn stored(bytes: Bytes) -> Self {
+        Self {
+            bytes,
+            next: None,
+            reserved: None,
+            rest: None,
         }
     }
 }
@@ -53,14 +103,39 @@ impl Body for PassedBody {
         mut self: Pin<&mut Self>,
         task: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        Pin::new(&mut self.body).poll_frame(task)
+        if !self.bytes.is_empty() {
+            let part = self.bytes.len().min(FRAME_MAX);
+            return Poll::Ready(Some(Ok(Frame::data(self.bytes.split_to(part)))));
+        }
+        self.reserved = None;
+        if let Some(next) = self.next.take() {
+            return Poll::Ready(Some(Ok(next)));
+        }
+        match &mut self.rest {
+            Some(rest) => Pin::new(&mut rest.body).poll_frame(task),
+            None => Poll::Ready(None),
+        }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.bytes.is_empty()
+            && self.next.is_none()
+            && self
+                .rest
+                .as_ref()
+                .is_none_or(|rest| rest.body.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        let next = self.next.as_ref().and_then(Frame::data_ref);
+        let ahead = (self.bytes.len() + next.map_or(0, Bytes::len)) as u64;
+        let rest = self.rest.as_ref();
+        let mut hint = rest.map_or(SizeHint::with_exact(0), |rest| rest.body.size_hint());
+        // In this order: the lower bound is never above the upper one.
+        if let Some(upper) = hint.upper() {
+            hint.set_upper(upper.saturating_add(ahead));
+        }
+        hint.set_lower(hint.lower().saturating_add(ahead));
+        hint
     }
 }

@@ -94,6 +94,8 @@ pub(in crate::http) enum RejectionCode {
     ApplicationTimeout,
     /// `application.connections` is reached.
     ApplicationBusy,
+    /// The client accepts a response of the cache only, and none is fresh.
+    NotCached,
     /// The client has not sent the body of its request in time.
     BodyTimeout,
     /// The method is not passed to the application.
@@ -116,7 +118,7 @@ pub(in crate::http) enum RejectionCode {
 
 impl RejectionCode {
     /// Every code, in the order of the enum.
-    pub(in crate::http) const ALL: [Self; 50] = [
+    pub(in crate::http) const ALL: [Self; 51] = [
         Self::NotFound,
         Self::MethodNotAllowed,
         Self::NotAcceptable,
@@ -158,6 +160,7 @@ impl RejectionCode {
         Self::ApplicationFailed,
         Self::ApplicationTimeout,
         Self::ApplicationBusy,
+        Self::NotCached,
         Self::BodyTimeout,
         Self::MethodNotPassed,
         Self::Draining,
@@ -425,6 +428,12 @@ impl RejectionCode {
                 "application_busy",
                 "too many requests to the application are in progress",
                 "try again; `application.connections` is the limit",
+            ),
+            Self::NotCached => Row::permanent(
+                Status::GATEWAY_TIMEOUT,
+                "not_cached",
+                "no fresh response is in the cache",
+                "send the request without `Cache-Control: only-if-cached`",
             ),
             Self::BodyTimeout => Row::permanent(
                 Status::REQUEST_TIMEOUT,
