@@ -6,8 +6,8 @@
 //!   invalidated the object since its request: the generation of the shard is the same.
 //! - A waiting request never receives the response of the one in flight: it looks into the cache
 //!   once more ([`Landing`]). A response that is not stored is therefore not shared.
-//! - Memory has two bounds of `cache.bytes`: stored objects, and bodies that are read for the cache
-//!   ([`Reservation`]).
+//! - Memory has two bounds: `cache.bytes` for stored objects, and a quarter of it for bodies that are
+//!   read for the cache ([`Reservation`]).
 
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
@@ -213,13 +213,15 @@ impl Cache {
                 .application_cache_requests_total
                 .with_label_values(&[result])
         };
+        let object_max = config.object_bytes.min(shard / 10 * 9);
         Some(Arc::new(Self {
             objects,
             not_cacheable: Bounded::new(NOT_CACHEABLE_MAX),
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             hasher: RandomState::new(),
-            object_max: config.object_bytes.min(shard / 10 * 9),
-            reserved_max: config.bytes,
+            object_max,
+            // The application is on the same host: its bodies are here for milliseconds.
+            reserved_max: object_max.max(config.bytes / 4),
             reserved: AtomicUsize::new(0),
             metrics: CacheMetrics {
                 hit: result("hit"),

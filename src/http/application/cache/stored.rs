@@ -318,6 +318,9 @@ fn selection(response: &HeaderMap, request: &HeaderMap) -> Option<Selection> {
 /// Returns the age and the lifetime of a response that the application marks cacheable. There is no
 /// heuristic.
 fn freshness(status: StatusCode, headers: &HeaderMap, asked: SystemTime) -> Option<Freshness> {
+    if !headers.contains_key(CACHE_CONTROL) && !headers.contains_key(EXPIRES) {
+        return None;
+    }
     let mut reduced = Response::new(());
     *reduced.status_mut() = status;
     for name in [CACHE_CONTROL, PRAGMA] {

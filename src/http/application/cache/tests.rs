@@ -408,13 +408,14 @@ fn requests_with_other_selecting_fields_do_not_wait_for_each_other() {
 
 #[test]
 fn bodies_that_are_read_for_the_cache_have_a_bound() {
-    let cache = cache(16 * 1024, 8 * 1024);
+    let cache = cache(64 * 1024, 8 * 1024);
     let mut first = Reservation::new(&cache);
     assert!(first.grow(4 * 1024));
     assert!(!first.grow(9 * 1024));
     assert!(first.grow(8 * 1024));
     let mut second = Reservation::new(&cache);
     assert!(second.grow(8 * 1024));
+    // A quarter of all.
     assert!(!Reservation::new(&cache).grow(1));
     drop(first);
     assert!(Reservation::new(&cache).grow(8 * 1024));
