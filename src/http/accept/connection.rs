@@ -130,7 +130,8 @@ async fn http1_answer(
         return pass(context, &routes, &application, caller, request, is_last).await;
     }
     let has_body = !request.body().is_end_stream();
-    answer(context, caller, &request, has_body).await
+    // In a box of its own: it is several times as large as the future of a passed request.
+    Box::pin(answer(context, caller, &request, has_body)).await
 }
 
 impl Connection {

@@ -1,20 +1,22 @@
-//! Client of the application: a pool of connections, a maximum of requests, timeouts, one retry.
+//! Client of the application: a pool for each shard, a maximum of requests, timeouts, one retry.
 
 use std::error::Error as _;
 use std::fmt;
 use std::io;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
 use hyper::body::Incoming;
 use hyper::http::request::Parts;
+use hyper::http::uri::{self, Authority, PathAndQuery, Scheme, Uri};
 use hyper::{Request, Response};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use prometheus::{Histogram, IntCounter, IntGauge};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep_until, timeout};
 
 use super::cache::Cache;
@@ -26,11 +28,17 @@ use crate::telemetry::Metrics;
 /// Application that this sidecar passes requests to.
 pub struct Application {
     config: ApplicationConfig,
-    client: Client<HttpConnector, RequestBody>,
+    /// Host and port, parsed once.
+    authority: Option<Authority>,
+    /// One client for each shard. The task of a connection runs on the shard that opened it: a
+    /// request of another shard would wake that thread, and be woken by it.
+    clients: Mutex<Vec<(ThreadId, PooledClient)>>,
     permits: Arc<Semaphore>,
     cache: Option<Arc<Cache>>,
     metrics: ApplicationMetrics,
 }
+
+type PooledClient = Client<HttpConnector, RequestBody>;
 
 struct ApplicationMetrics {
     in_progress: IntGauge,
@@ -66,17 +74,10 @@ impl Application {
     /// Returns the application of a configuration. It is connected by the first request.
     #[must_use]
     pub fn new(config: ApplicationConfig, metrics: &Metrics) -> Self {
-        let mut connector = HttpConnector::new();
-        connector.set_nodelay(true);
-        connector.set_connect_timeout(Some(config.connect_timeout));
-        let client = Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(config.idle_timeout)
-            .pool_max_idle_per_host(config.connections)
-            .http2_only(config.version == ApplicationVersion::H2c)
-            .build(connector);
         Self {
-            client,
+            // The configuration has checked it.
+            authority: config.authority.parse().ok(),
+            clients: Mutex::default(),
             cache: Cache::new(config.cache, metrics),
             permits: Arc::new(Semaphore::new(config.connections)),
             metrics: ApplicationMetrics {
@@ -109,29 +110,36 @@ impl Application {
         self.cache.as_ref()
     }
 
-    /// Sends a request and returns the head of the response.
+    /// Returns the address of a path for the client.
+    pub(super) fn uri(&self, path: &PathAndQuery) -> Uri {
+        let mut parts = uri::Parts::default();
+        parts.scheme = Some(Scheme::HTTP);
+        parts.authority.clone_from(&self.authority);
+        parts.path_and_query = Some(path.clone());
+        Uri::from_parts(parts).unwrap_or_default()
+    }
+
+    /// Sends a request and returns the head of the response. `head` returns the head of the
+    /// request.
     pub(super) async fn send(
         &self,
-        head: Parts,
+        head: impl Fn() -> Parts,
         body: RequestBody,
     ) -> Result<(Response<Incoming>, InProgress), Failure> {
-        let permit = timeout(PERMIT_WAIT, Arc::clone(&self.permits).acquire_owned());
-        let Ok(Ok(permit)) = permit.await else {
-            return Err(Failure::Busy);
-        };
-        let in_progress = InProgress::new(&self.metrics.in_progress, permit);
+        let in_progress = InProgress::new(&self.metrics.in_progress, self.permit().await?);
         let began = Instant::now();
+        let first = head();
         // The application may close an idle connection while the request is on its way.
-        let retry = (body.is_empty() && head.method.is_idempotent()).then(|| head.clone());
+        let can_repeat = body.is_empty() && first.method.is_idempotent();
         let progress = body.progress();
         let mut sent = self
-            .exchange(Request::from_parts(head, body), &progress)
+            .exchange(Request::from_parts(first, body), &progress)
             .await;
-        if let (Err(Failure::Closed), Some(head)) = (&sent, retry) {
+        if can_repeat && matches!(sent, Err(Failure::Closed)) {
             let body = RequestBody::new(RequestBytes::Empty);
             let progress = body.progress();
             sent = self
-                .exchange(Request::from_parts(head, body), &progress)
+                .exchange(Request::from_parts(head(), body), &progress)
                 .await;
         }
         let response = sent?;
@@ -142,16 +150,42 @@ impl Application {
         Ok((response, in_progress))
     }
 
+    async fn permit(&self) -> Result<OwnedSemaphorePermit, Failure> {
+        // No timer for a request that does not wait. The semaphore is fair: this fails while others
+        // wait.
+        if let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() {
+            return Ok(permit);
+        }
+        let permit = timeout(PERMIT_WAIT, Arc::clone(&self.permits).acquire_owned());
+        match permit.await {
+            Ok(Ok(permit)) => Ok(permit),
+            _ => Err(Failure::Busy),
+        }
+    }
+
+    /// Returns the client of this thread.
+    fn client(&self) -> PooledClient {
+        let thread = std::thread::current().id();
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, client)) = clients.iter().find(|(owner, _)| *owner == thread) {
+            return client.clone();
+        }
+        let client = new_client(&self.config);
+        clients.push((thread, client.clone()));
+        client
+    }
+
     /// Sends a request once. The time counts from the last bytes of its body.
     async fn exchange(
         &self,
         request: Request<RequestBody>,
         progress: &Progress,
     ) -> Result<Response<Incoming>, Failure> {
-        let mut response = pin!(self.client.request(request));
+        let mut response = pin!(self.client().request(request));
         loop {
             let deadline = progress.last() + self.config.response_timeout;
             tokio::select! {
+                biased;
                 response = &mut response => return response.map_err(|error| Failure::of(&error)),
                 () = sleep_until(deadline.into()) => {}
             }
@@ -164,6 +198,18 @@ impl Application {
             }
         }
     }
+}
+
+fn new_client(config: &ApplicationConfig) -> PooledClient {
+    let mut connector = HttpConnector::new();
+    connector.set_nodelay(true);
+    connector.set_connect_timeout(Some(config.connect_timeout));
+    Client::builder(TokioExecutor::new())
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(config.idle_timeout)
+        .pool_max_idle_per_host(config.connections)
+        .http2_only(config.version == ApplicationVersion::H2c)
+        .build(connector)
 }
 
 impl Failure {

@@ -44,7 +44,7 @@ const OF_PROXIES: [HeaderName; 4] = [
 ];
 
 /// Id of a request in the logs of all that it passes.
-pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// 128 bytes: longer ids are replaced.
 const REQUEST_ID_MAX: usize = 128;
@@ -62,8 +62,26 @@ pub(super) struct Hop {
     pub(super) is_trusted: bool,
     /// Header that trusted proxies write.
     pub(super) header: ForwardedHeader,
-    /// HTTP version for `Via`: `1.0`, `1.1` or `2`.
-    pub(super) version: &'static str,
+    /// HTTP version of the request.
+    pub(super) version: HopVersion,
+}
+
+/// HTTP version with which a message arrived, for `Via`.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum HopVersion {
+    Http10,
+    Http11,
+    Http2,
+}
+
+impl HopVersion {
+    fn via(self) -> &'static str {
+        match self {
+            Self::Http10 => "1.0 sidestream",
+            Self::Http11 => "1.1 sidestream",
+            Self::Http2 => "2 sidestream",
+        }
+    }
 }
 
 /// Returns whether a request asks for a WebSocket.
@@ -80,16 +98,36 @@ pub(super) fn is_websocket(headers: &HeaderMap) -> bool {
             .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"))
 }
 
+/// Returns the id of a request: the one that it has, or a new one.
+pub(super) fn request_id(sent: &HeaderMap) -> HeaderValue {
+    let is_id = |id: &&HeaderValue| (1..=REQUEST_ID_MAX).contains(&id.len());
+    if let Some(id) = sent.get(&X_REQUEST_ID).filter(is_id) {
+        return id.clone();
+    }
+    let id = fastrand::u128(..);
+    let digit = |place| b"0123456789abcdef"[(id >> (4 * place)) as usize & 0xf];
+    let id: [u8; 32] = std::array::from_fn(digit);
+    HeaderValue::from_bytes(&id).unwrap_or(HeaderValue::from_static("0"))
+}
+
 /// Changes the fields of a request for the application.
-pub(super) fn for_application(headers: &mut HeaderMap, target: &Target<'_>, hop: Hop) {
+pub(super) fn for_application(
+    headers: &mut HeaderMap,
+    target: &Target<'_>,
+    hop: Hop,
+    request_id: HeaderValue,
+) {
     let is_websocket = is_websocket(headers);
     let accepts_trailers = headers
         .get(TE)
         .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"trailers"));
-    remove_hop_by_hop(headers);
-    remove_own(headers);
-    // This server has answered it.
-    headers.remove(EXPECT);
+    let writes_forwarded = hop.header == ForwardedHeader::Forwarded;
+    remove(headers, |name| {
+        // This server has answered `Expect`.
+        *name == EXPECT
+            || (*name == FORWARDED && !writes_forwarded)
+            || (!hop.is_trusted && OF_PROXIES.contains(name))
+    });
     if accepts_trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
     }
@@ -97,25 +135,16 @@ pub(super) fn for_application(headers: &mut HeaderMap, target: &Target<'_>, hop:
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(UPGRADE, WEBSOCKET);
     }
-    if let Ok(host) = HeaderValue::from_str(own_host(target, headers)) {
-        headers.insert(HOST, host);
-    }
+    add_host(headers, target);
     add_forwarded(headers, target, hop);
-    add_via(headers, hop.version);
-    let has_id = headers
-        .get(&X_REQUEST_ID)
-        .is_some_and(|id| (1..=REQUEST_ID_MAX).contains(&id.len()));
-    if !has_id {
-        let id = format!("{:032x}", fastrand::u128(..));
-        insert(headers, X_REQUEST_ID, &id);
-    }
+    headers.append(VIA, HeaderValue::from_static(hop.version.via()));
+    headers.insert(X_REQUEST_ID, request_id);
 }
 
 /// Changes the fields of a response for the client.
 pub(super) fn for_client(headers: &mut HeaderMap) {
-    remove_hop_by_hop(headers);
-    remove_own(headers);
-    add_via(headers, "1.1");
+    remove(headers, |_| false);
+    headers.append(VIA, HeaderValue::from_static(HopVersion::Http11.via()));
 }
 
 /// Fields of a 101, which keep `Connection` and `Upgrade`.
@@ -125,22 +154,10 @@ pub(super) fn for_tunnel(headers: &mut HeaderMap) {
     headers.insert(UPGRADE, WEBSOCKET);
 }
 
-/// `Host` as the client sent it, also to a proxy in front; HTTP/2 has it in the target.
-fn own_host<'h>(target: &'h Target<'_>, headers: &'h HeaderMap) -> &'h str {
-    let host = headers.get(HOST).and_then(|host| host.to_str().ok());
-    host.filter(|host| !host.is_empty()).unwrap_or(&target.host)
-}
-
-fn remove_hop_by_hop(headers: &mut HeaderMap) {
-    let named: Vec<HeaderName> = headers
-        .get_all(CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .filter_map(|name| name.trim().parse().ok())
-        .collect();
-    for name in named.iter().chain(&HOP_BY_HOP) {
-        headers.remove(name);
+/// Keeps `Host` as the client sent it, also to a proxy in front; HTTP/2 has it in the target.
+fn add_host(headers: &mut HeaderMap, target: &Target<'_>) {
+    if headers.get(HOST).is_none_or(HeaderValue::is_empty) {
+        insert(headers, HOST, &target.host);
     }
 }
 
@@ -149,23 +166,26 @@ pub(super) fn is_own(name: &HeaderName) -> bool {
     name.as_str().starts_with(PREFIX)
 }
 
-fn remove_own(headers: &mut HeaderMap) {
-    let own: Vec<HeaderName> = headers
-        .keys()
-        .filter(|name| is_own(name))
-        .cloned()
+/// Removes the fields of one connection, those of this product, and others. Nearly all messages
+/// have none, so the names are read once and nothing is searched.
+fn remove(headers: &mut HeaderMap, is_other: impl Fn(&HeaderName) -> bool) {
+    let named: Vec<HeaderName> = headers
+        .get_all(CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| name.trim().parse().ok())
         .collect();
-    for name in own {
+    let is_removed = |name: &&HeaderName| {
+        HOP_BY_HOP.contains(name) || named.contains(name) || is_own(name) || is_other(name)
+    };
+    let removed: Vec<HeaderName> = headers.keys().filter(is_removed).cloned().collect();
+    for name in removed {
         headers.remove(name);
     }
 }
 
 fn add_forwarded(headers: &mut HeaderMap, target: &Target<'_>, hop: Hop) {
-    if !hop.is_trusted {
-        for name in OF_PROXIES {
-            headers.remove(name);
-        }
-    }
     let peer = hop.peer.to_canonical();
     let before = |headers: &HeaderMap, name: &HeaderName, header| {
         let lines = headers.get_all(name).iter();
@@ -185,7 +205,7 @@ fn add_forwarded(headers: &mut HeaderMap, target: &Target<'_>, hop: Hop) {
     };
     insert(headers, X_FORWARDED_FOR, &chain(addresses, own.to_string()));
     insert(headers, X_FORWARDED_HOST, &target.host);
-    insert(headers, X_FORWARDED_PROTO, target.scheme);
+    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(target.scheme));
     let elements = before(headers, &FORWARDED, ForwardedHeader::Forwarded);
     if hop.header == ForwardedHeader::Forwarded {
         let peer = match peer {
@@ -197,14 +217,6 @@ fn add_forwarded(headers: &mut HeaderMap, target: &Target<'_>, hop: Hop) {
             target.host, target.scheme
         );
         insert(headers, FORWARDED, &chain(elements, own));
-    } else {
-        headers.remove(FORWARDED);
-    }
-}
-
-fn add_via(headers: &mut HeaderMap, version: &str) {
-    if let Ok(via) = HeaderValue::try_from(format!("{version} sidestream")) {
-        headers.append(VIA, via);
     }
 }
 
@@ -251,9 +263,10 @@ mod tests {
             peer: [10, 0, 0, 9].into(),
             is_trusted,
             header,
-            version: "1.1",
+            version: HopVersion::Http11,
         };
-        for_application(&mut headers, &target, hop);
+        let id = request_id(&headers);
+        for_application(&mut headers, &target, hop, id);
         headers
     }
 

@@ -14,7 +14,7 @@
 //! | `pass` | the order of a passed request, and the answers to its failures |
 //! | `fields` | header fields that are removed, kept and added |
 //! | `cache` | responses that the application marks cacheable (RFC 9111) |
-//! | `client` | pool of connections, permits, timeouts, one retry |
+//! | `client` | a pool of connections for each shard, permits, timeouts, one retry |
 //! | `request_body` | body of the client, with its progress |
 //! | `response_body` | body of the application, which holds the permit |
 //! | `subscribe` | responses that turn their request into an event stream |

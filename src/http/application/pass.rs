@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use hyper::header::{CONNECTION, HeaderValue, TRANSFER_ENCODING};
 use hyper::http::request::Parts;
-use hyper::http::uri::{PathAndQuery, Scheme, Uri};
+use hyper::http::uri::PathAndQuery;
 use hyper::upgrade::OnUpgrade;
 use hyper::{Method, Request, Response, StatusCode, Version};
 
 use super::cache::{self, Sent};
 use super::client::{Application, Failure};
-use super::fields::{self, Hop};
+use super::fields::{self, Hop, HopVersion};
 use super::request_body::RequestBody;
 use super::request_log::RequestLog;
 use super::response_body::PassedBody;
@@ -51,13 +51,13 @@ pub(in crate::http) async fn pass(
 ) -> Answer {
     let (head, body) = request.into_parts();
     // A rejection, and what the application receives of it, depend on the head as it was sent.
-    let sent = Request::from_parts(head.clone(), ());
-    let is_event_source = sent.method() == Method::GET && is_browser(sent.headers());
+    let sent = Request::from_parts(head, ());
+    let is_event_source = || sent.method() == Method::GET && is_browser(sent.headers());
     let mut log = None;
     let passed = match check(context, caller, &sent) {
         Ok(path) => {
-            let head = for_application(routes, application, caller, &sent, head, path);
-            log = RequestLog::begin(&head.headers);
+            let id = fields::request_id(sent.headers());
+            log = RequestLog::begin(&id);
             let asking = routes.subscribe.as_ref().map(|subscribe| Asking {
                 context,
                 routes,
@@ -66,12 +66,13 @@ pub(in crate::http) async fn pass(
                 request: &sent,
                 has_body: !body.is_empty(),
             });
-            exchange(application, asking, head, body, is_event_source).await
+            let head = || for_application(routes, application, caller, &sent, &path, id.clone());
+            exchange(application, asking, head, body, &is_event_source).await
         }
         Err(rejection) => Err(rejection),
     };
     let mut answer = passed.unwrap_or_else(|rejection| {
-        let stream = is_event_source.then_some(Framing::Sse);
+        let stream = is_event_source().then_some(Framing::Sse);
         let rejection = Rejection {
             stream,
             ..rejection
@@ -110,16 +111,16 @@ fn check(
 }
 
 /// Sends a request to the application, and returns its response or the event stream that it asks
-/// for.
+/// for. `head` returns the head that the application receives.
 async fn exchange(
     application: &Application,
     asking: Option<Asking<'_>>,
-    head: Parts,
+    head: impl Fn() -> Parts,
     body: RequestBody,
-    is_event_source: bool,
+    is_event_source: &(impl Fn() -> bool + Sync),
 ) -> Result<Answer, Rejection> {
-    let sent = match application.cache().filter(|_| !is_event_source) {
-        Some(cache) => cache::send(cache, application, head, body).await?,
+    let sent = match application.cache().filter(|_| !is_event_source()) {
+        Some(cache) => cache::send(cache, application, head(), body).await?,
         None => {
             let sent = application.send(head, body).await;
             let (response, in_progress) = sent.map_err(RejectionCode::from)?;
@@ -132,7 +133,7 @@ async fn exchange(
     };
     let is_failed =
         response.status() == StatusCode::TOO_MANY_REQUESTS || response.status().is_server_error();
-    if is_failed && is_event_source {
+    if is_failed && is_event_source() {
         // Any status but 200 would end the client for good.
         return Err(RejectionCode::ApplicationFailed.into());
     }
@@ -150,7 +151,8 @@ async fn exchange(
         let (head, body) = response.into_parts();
         // The application is done, however long the event stream lasts.
         drop((body, in_progress));
-        return Ok(subscribe::answer(&asking, head.headers).await);
+        // In a box: its future is several times as large as that of a passed request.
+        return Ok(Box::pin(subscribe::answer(&asking, head.headers)).await);
     }
     fields::for_client(response.headers_mut());
     if let Some(reason) = cache_reason {
@@ -186,15 +188,14 @@ fn check_head(sent: &Request<()>) -> Result<(), Rejection> {
     Ok(())
 }
 
-/// Returns the head of a request as the application receives it. `head` is a copy of the one that
-/// was sent.
+/// Returns the head of a request as the application receives it.
 fn for_application(
     routes: &Routes,
     application: &Application,
     caller: &Caller,
     sent: &Request<()>,
-    mut head: Parts,
-    path: PathAndQuery,
+    path: &PathAndQuery,
+    request_id: HeaderValue,
 ) -> Parts {
     let config = &routes.config;
     let peer = caller.peer.remote().ip();
@@ -216,20 +217,17 @@ fn for_application(
         peer,
         is_trusted: is_trusted(peer, &config.trusted_proxies),
         header: config.forwarded_header,
-        version: match head.version {
-            Version::HTTP_09 | Version::HTTP_10 => "1.0",
-            Version::HTTP_2 => "2",
-            _ => "1.1",
+        version: match sent.version() {
+            Version::HTTP_09 | Version::HTTP_10 => HopVersion::Http10,
+            Version::HTTP_2 => HopVersion::Http2,
+            _ => HopVersion::Http11,
         },
     };
-    fields::for_application(&mut head.headers, &target, hop);
-    let uri = Uri::builder()
-        .scheme(Scheme::HTTP)
-        .authority(&*application.config().authority)
-        .path_and_query(path);
-    // The parts are valid by themselves.
-    head.uri = uri.build().unwrap_or_default();
-    head.version = Version::HTTP_11;
+    let (mut head, ()) = Request::new(()).into_parts();
+    head.method = sent.method().clone();
+    head.uri = application.uri(path);
+    head.headers = sent.headers().clone();
+    fields::for_application(&mut head.headers, &target, hop, request_id);
     head
 }
 

@@ -6,29 +6,27 @@
 use std::net::IpAddr;
 use std::time::Instant;
 
-use hyper::header::{HeaderMap, HeaderValue};
+use hyper::header::HeaderValue;
 use hyper::{Request, StatusCode};
-
-use super::fields::X_REQUEST_ID;
 
 /// Request whose answer is logged.
 pub(super) struct RequestLog {
     began: Instant,
-    id: Option<HeaderValue>,
+    id: HeaderValue,
 }
 
 impl RequestLog {
-    /// Begins with the fields that the application receives. `None` if the log has another level.
-    pub(super) fn begin(fields: &HeaderMap) -> Option<Self> {
+    /// Begins with the id that the application receives. `None` if the log has another level.
+    pub(super) fn begin(id: &HeaderValue) -> Option<Self> {
         tracing::enabled!(tracing::Level::DEBUG).then(|| Self {
             began: Instant::now(),
-            id: fields.get(&X_REQUEST_ID).cloned(),
+            id: id.clone(),
         })
     }
 
     /// Logs the head of the answer. `sent`: the request of the client.
     pub(super) fn end(&self, client: IpAddr, sent: &Request<()>, status: StatusCode) {
-        let id = self.id.as_ref().and_then(|id| id.to_str().ok());
+        let id = self.id.to_str().ok();
         tracing::debug!(
             client.addr = %client,
             method = sent.method().as_str(),

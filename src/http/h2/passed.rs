@@ -48,8 +48,10 @@ impl H2Passed {
         }
     }
 
-    /// Sends waiting bytes, as far as the client's window has room.
-    fn poll_waiting(&mut self, task: &mut Context<'_>) -> Poll<Result<(), h2::Error>> {
+    /// Sends waiting bytes, as far as the client's window has room. Returns whether they were the
+    /// last ones.
+    fn poll_waiting(&mut self, task: &mut Context<'_>) -> Poll<Result<bool, h2::Error>> {
+        let mut is_last = false;
         while !self.waiting.is_empty() {
             self.send.reserve_capacity(self.waiting.len());
             let capacity = match self.send.poll_capacity(task) {
@@ -64,16 +66,19 @@ impl H2Passed {
             };
             let part = self.waiting.split_to(capacity.min(self.waiting.len()));
             self.group.use_window(part.len());
-            self.send.send_data(DataChunk::from(part), false)?;
+            is_last = self.waiting.is_empty() && self.body.is_end_stream();
+            self.send.send_data(DataChunk::from(part), is_last)?;
             self.stall.as_mut().reset(Instant::now() + STALL_MAX);
         }
-        Poll::Ready(Ok(()))
+        Poll::Ready(Ok(is_last))
     }
 
     /// Sends the body. Ready at its end.
     fn poll_send(&mut self, task: &mut Context<'_>) -> Poll<Result<(), h2::Error>> {
         loop {
-            ready!(self.poll_waiting(task))?;
+            if ready!(self.poll_waiting(task))? {
+                return Poll::Ready(Ok(()));
+            }
             let Some(frame) = ready!(Pin::new(&mut self.body).poll_frame(task)) else {
                 self.send.send_data(DataChunk::from(Bytes::new()), true)?;
                 return Poll::Ready(Ok(()));

@@ -151,7 +151,7 @@ async fn bypass(
     reason: Reason,
 ) -> Result<Sent, RejectionCode> {
     let is_safe = head.method.is_safe();
-    let (response, in_progress) = application.send(head, body).await?;
+    let (response, in_progress) = application.send(|| head.clone(), body).await?;
     let status = response.status();
     if !is_safe && (status.is_success() || status.is_redirection()) {
         cache.invalidate(key);
@@ -163,7 +163,7 @@ async fn bypass(
 async fn fetch(application: &Application, ask: Ask, head: Parts) -> Result<Sent, RejectionCode> {
     ask.recording.cache().metrics.miss.inc();
     let asked = Moment::now();
-    let (response, in_progress) = ask_application(application, &ask, head.clone()).await?;
+    let (response, in_progress) = ask_application(application, &ask, &head).await?;
     keep(ask, &head, response, in_progress, asked).await
 }
 
@@ -178,7 +178,7 @@ async fn revalidate(
     let mut conditional = head.clone();
     stale.set_condition(&mut conditional.headers);
     let asked = Moment::now();
-    let (response, in_progress) = ask_application(application, &ask, conditional).await?;
+    let (response, in_progress) = ask_application(application, &ask, &conditional).await?;
     if response.status() != StatusCode::NOT_MODIFIED {
         metrics.miss.inc();
         return keep(ask, &head, response, in_progress, asked).await;
@@ -205,10 +205,11 @@ async fn revalidate(
 async fn ask_application(
     application: &Application,
     ask: &Ask,
-    head: Parts,
+    head: &Parts,
 ) -> Result<(Response<Incoming>, InProgress), RejectionCode> {
     let body = RequestBody::new(RequestBytes::Empty);
-    application.send(head, body).await.map_err(|failure| {
+    let sent = application.send(|| head.clone(), body).await;
+    sent.map_err(|failure| {
         ask.recording.release();
         failure.into()
     })
