@@ -1,7 +1,9 @@
 //! Application that a sidecar passes requests to: the HTTP server of Node, with pages for the tests.
 
+use std::io::Write as _;
+use std::net::TcpStream;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -93,9 +95,28 @@ impl Application {
 
     /// Number of requests for this path.
     pub fn requests(&self, path: &str) -> usize {
+        self.flush();
         let reports = self.reports();
         let is_one = |report: &&Value| report["kind"] == "request" && report["url"] == path;
         reports.iter().filter(is_one).count()
+    }
+
+    /// Reads all that it has printed until now: the report of a further request follows the others.
+    fn flush(&self) {
+        if self.is_http2 {
+            return;
+        }
+        let url = format!("/flush/{:x}", fastrand::u64(..));
+        let Ok(mut socket) = TcpStream::connect(self.address()) else {
+            return;
+        };
+        let request = format!("GET {url} HTTP/1.0\r\n\r\n");
+        socket.write_all(request.as_bytes()).unwrap();
+        let end = Instant::now() + DEADLINE;
+        while !self.reports().iter().any(|report| report["url"] == *url) {
+            assert!(Instant::now() < end, "the application reports a request");
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// Waits until its reports satisfy `wanted`.
