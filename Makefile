@@ -14,7 +14,7 @@ LOAD ?= --spawn --target bare,sidestream
 
 # Modules of tests/it that start a nats-server. They run a second time with the oldest supported version,
 # except those that test HTTP and use NATS only as a source of events.
-NATS_MODULES = $(filter-out front:: rejections:: slow:: upstream::,$(sort \
+NATS_MODULES = $(filter-out examples:: front:: rejections:: slow:: upstream::,$(sort \
 	$(shell grep -rlwE 'Nats|Cluster' tests/it | sed -E 's,tests/it/([a-z_]+).*,\1::,'))) \
 	$(addprefix --skip authentication::,browser issuer key_attacks manual renewal token_attacks)
 
@@ -121,4 +121,4 @@ tools: ## Install everything that the targets above need, into .tools/
 .PHONY: clean
 clean: ## Remove build results; .tools/ stays
 	@$(CARGO) clean --quiet
-	@rm -rf tests/clients/node_modules tests/issuer/node_modules benches/load/peers/node_modules
+	@rm -rf examples/node/node_modules tests/{clients,examples,issuer}/node_modules benches/load/peers/node_modules

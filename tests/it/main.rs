@@ -17,6 +17,7 @@ mod clients;
 mod config;
 mod demo;
 mod event_streams;
+mod examples;
 mod front;
 mod history;
 mod metrics;

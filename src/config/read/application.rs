@@ -174,6 +174,24 @@ mod tests {
     }
 
     #[test]
+    fn routes_may_be_absent_if_the_application_opens_event_streams() {
+        let problem = |routes: &str, application: &str| {
+            let text = format!("application: {{ address: 'http://a', {application} }}\n{routes}");
+            let problems = parse_bytes(text.as_bytes(), "f", &|_| None).err();
+            problems.map(|problems| problems.as_slice()[0].message.clone())
+        };
+        let subscribe = "subscribe: { sources: [{ stream: A, allow: ['a.>'] }] }";
+        assert_eq!(problem("", subscribe), None);
+        assert_eq!(problem("routes: []", subscribe), None);
+        let empty = Some("`routes` is empty".to_owned());
+        assert_eq!(problem("routes: []", ""), empty);
+        let missing = Some("`routes` is missing in the file".to_owned());
+        assert_eq!(problem("", ""), missing);
+        let other = "routes: [{ path: /a, sources: [{ stream: A, subjects: [a], identity: b }] }]";
+        assert!(problem(other, subscribe).is_some());
+    }
+
+    #[test]
     fn subscribe_has_the_keys_of_a_route_that_depend_on_no_request() {
         let shown = |subscribe: &str| {
             let text = format!("{{ address: 'http://a', subscribe: {{ {subscribe} }} }}");

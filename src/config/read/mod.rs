@@ -27,7 +27,7 @@ use super::model::{Config, RevocationAccess};
 use super::reader::ValueReader;
 use super::reader::map::MapReader;
 use crate::http;
-use crate::http::config::{ForwardedHeader, SubscribeConfig};
+use crate::http::config::{ForwardedHeader, RouteConfig, SubscribeConfig};
 use crate::lifecycle::drain;
 use crate::presence;
 use crate::subject::BucketName;
@@ -78,9 +78,13 @@ pub(super) fn config(root: &ValueReader<'_>) -> Option<Config> {
             .unwrap_or_default();
         let subscribe = application.subscribe.as_ref();
         let subscribe = subscribe.map(|subscribe| &subscribe.route);
-        let routes = keys
-            .require("routes", |value| routes::routes(value, rules, subscribe))
-            .unwrap_or_default();
+        let routes = match subscribe {
+            Some(_) => keys.get("routes", |value| routes::routes(value, rules, true)),
+            None => keys.require("routes", |value| routes::routes(value, rules, false)),
+        }
+        .unwrap_or_default();
+        routes::check(keys, &routes, subscribe);
+        let routes: Vec<RouteConfig> = routes.into_iter().map(|route| route.config).collect();
         let presence = keys.get_or("presence", default.presence, presence);
         let tickets = authentication.tickets.as_ref();
         let tickets = tickets.map(|tickets| {
@@ -149,7 +153,7 @@ pub(super) fn revocation_access(root: &ValueReader<'_>) -> Option<RevocationAcce
 fn check_tickets(
     keys: &MapReader<'_>,
     LocatedTickets { at, config }: &LocatedTickets,
-    routes: &[http::RouteConfig],
+    routes: &[RouteConfig],
     others: [(&str, &Option<BucketName>); 2],
 ) {
     let path = config.path.as_str();

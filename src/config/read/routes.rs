@@ -62,13 +62,26 @@ pub(super) struct RouteRules<'a> {
     pub(super) has_tickets: bool,
 }
 
-/// Reads the routes. `subscribe`: the one of the application's event streams.
+/// Reads the routes. `may_be_empty`: the application opens event streams.
 pub(super) fn routes(
     value: &ValueReader<'_>,
     rules: RouteRules<'_>,
+    may_be_empty: bool,
+) -> Option<Vec<LocatedRoute>> {
+    let read = |value: &ValueReader<'_>| route(value, rules);
+    if may_be_empty {
+        value.list_of(ROUTES_MAX, read)
+    } else {
+        value.some_of(ROUTES_MAX, read)
+    }
+}
+
+/// Checks the routes together, with that of the application's event streams.
+pub(super) fn check(
+    keys: &MapReader<'_>,
+    routes: &[LocatedRoute],
     subscribe: Option<&LocatedRoute>,
-) -> Option<Vec<RouteConfig>> {
-    let routes = value.some_of(ROUTES_MAX, |value| route(value, rules))?;
+) {
     let subjects: usize = routes
         .iter()
         .chain(subscribe)
@@ -76,25 +89,25 @@ pub(super) fn routes(
         .map(|source| source.subjects.len() + source.allow.len())
         .sum();
     if subjects > SUBJECTS_MAX {
-        value.error(
+        keys.error(
+            "routes",
             format!("the routes have {subjects} subjects together, the maximum is {SUBJECTS_MAX}"),
             Some("use wildcards and variables"),
         );
-        return None;
+        return;
     }
-    check_hidden(value, &routes);
-    check_streams(value, routes.iter().chain(subscribe));
-    Some(routes.into_iter().map(|route| route.config).collect())
+    check_hidden(keys, routes);
+    check_streams(keys, routes.iter().chain(subscribe));
 }
 
 /// Reports routes that no request can reach.
-fn check_hidden(value: &ValueReader<'_>, routes: &[LocatedRoute]) {
+fn check_hidden(keys: &MapReader<'_>, routes: &[LocatedRoute]) {
     for (index, route) in routes.iter().enumerate() {
         let first = routes[..index]
             .iter()
             .find(|other| hides(&other.config.path, &route.config.path));
         if let Some(first) = first {
-            value.error_at(
+            keys.error_at(
                 route.at,
                 format!(
                     "no request reaches this route: the route in line {} matches first",
@@ -114,7 +127,7 @@ struct FirstUse<'r> {
 }
 
 /// Reports streams that routes read in different ways: all routes share one reader of a stream.
-fn check_streams<'r>(value: &ValueReader<'_>, routes: impl Iterator<Item = &'r LocatedRoute>) {
+fn check_streams<'r>(keys: &MapReader<'_>, routes: impl Iterator<Item = &'r LocatedRoute>) {
     let mut known: HashMap<&str, FirstUse<'_>> = HashMap::new();
     for route in routes {
         for (at, source) in route.sources.iter().zip(&route.config.sources) {
@@ -132,7 +145,7 @@ fn check_streams<'r>(value: &ValueReader<'_>, routes: impl Iterator<Item = &'r L
                 ("delivery", first.delivery == source.delivery),
             ] {
                 if !is_same {
-                    value.error_at(
+                    keys.error_at(
                         *at,
                         format!(
                             "this JetStream stream has another `{key}` in line {}",

@@ -26,6 +26,8 @@ pub(super) struct Watch {
     prefix: String,
     /// Messages that existed at the start and are not returned yet.
     initial: u64,
+    /// [`Self::next`] has returned.
+    has_begun: bool,
 }
 
 /// One message of the bucket.
@@ -72,6 +74,7 @@ impl Watch {
         inner.metrics.consumers_created_total.inc();
         Ok(Self {
             initial: consumer.pending,
+            has_begun: false,
             consumer,
             prefix: format!("$KV.{}.", bucket.as_str()),
         })
@@ -79,6 +82,15 @@ impl Watch {
 
     /// Waits for updates, at most for the interval of the server's heartbeats. Not cancel safe.
     pub(super) async fn next(&mut self) -> Updates {
+        let has_begun = std::mem::replace(&mut self.has_begun, true);
+        if !has_begun && self.initial == 0 {
+            // The first heartbeat of an empty bucket arrives after seconds.
+            return Updates {
+                updates: Vec::new(),
+                is_current: true,
+                lost: None,
+            };
+        }
         let received = self.consumer.receive().await;
         self.initial = self.initial.saturating_sub(received.messages.len() as u64);
         // A server sends heartbeats only while nothing is pending.
