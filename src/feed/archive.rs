@@ -1,8 +1,9 @@
 //! Archive: the interface to the history of a source, the stored events older than the window.
 //!
-//! JetStream implements it (`nats::history`), and so do the tests. The feed asks for three things:
+//! JetStream implements it (`nats::history`), and so do the tests. The feed asks for four things:
 //! the range of sequence numbers that is stored, the fingerprint of one message (to detect that a
-//! stream was recreated or restored), and pages of events after a position. Every answer is
+//! stream was recreated or restored), the position where a reader begins, and pages of events after
+//! a position. Every answer is
 //! asynchronous and can fail: see [`Unavailable`] for the three ways.
 //!
 //! Only [`replay`](super::replay) reads pages. A reading waits at the end of the source, so that a
@@ -11,8 +12,9 @@
 use std::fmt;
 use std::pin::Pin;
 
+use super::begin::Begin;
 use super::gap::{Gap, GapReason};
-use crate::event::{Event, Fingerprint, SourceTag};
+use crate::event::{Event, Fingerprint, Position, SourceTag};
 use crate::subject::FilterSet;
 
 /// Stored events of one source.
@@ -24,6 +26,10 @@ pub trait Archive: fmt::Debug + Send + Sync {
 
     /// Fingerprint of the message at this sequence number; `None` if there is no message.
     fn fingerprint(&self, seq: u64) -> BoxFuture<'_, Option<Fingerprint>>;
+
+    /// Position directly before the first event that a reader with these filters receives. The
+    /// answer is newer than the call.
+    fn locate<'a>(&'a self, begin: Begin, filters: &'a FilterSet) -> BoxFuture<'a, Position>;
 
     /// True if the source is known to reject reads until an operator changes something. A reader
     /// that needs the archive is then rejected instead of waiting indefinitely.

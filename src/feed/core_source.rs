@@ -144,7 +144,7 @@ impl CoreSource {
         let live = (state.window.end_offset(), head);
         let gap = |reason| Outcome::Gap(Gap::uncounted(reason));
         let (outcome, (offset, position)) = match start {
-            Start::Live => (Outcome::Live, live),
+            Start::Live | Start::Begin(_) => (Outcome::Live, live),
             Start::Unknown(reason) => (gap(reason), live),
             Start::After(at) if at.tag != complete.tag => (gap(GapReason::Restarted), live),
             Start::After(at) if at.seq > self.sequence.last() => (gap(GapReason::Ahead), live),

@@ -117,6 +117,31 @@ impl Cursor {
         true
     }
 
+    /// Moves before the last events of the window, as many as `count`; false if it has fewer.
+    pub(super) fn seek_to_last(&mut self, count: u64) -> bool {
+        let mut state = self.feed.lock();
+        let (window, subscriber) = state.of_cursor(self.key);
+        let Some(position) = window.position_before_last(count) else {
+            return false;
+        };
+        let Some(offset) = window.offset_after(position.seq) else {
+            return false;
+        };
+        subscriber.seek(offset, position);
+        true
+    }
+
+    /// Starts to read the archive after a position that was located for this reader. Events that
+    /// expire before the first page are no gap: the reader begins with the oldest one that is left.
+    /// False if no replay slot is free.
+    pub(super) fn begin_replay(&mut self, position: Position) -> bool {
+        let is_started = self.start_replay(position);
+        if let Some(member) = &self.replay {
+            member.begin_at_oldest();
+        }
+        is_started
+    }
+
     /// Starts to read the archive after a position. If no replay slot is free it returns false, and
     /// the reader continues with the oldest entry in the window.
     pub(super) fn start_replay(&mut self, position: Position) -> bool {

@@ -28,14 +28,16 @@
 //!    through a [`DirectSink`]; every other one is woken.
 //! 5. [`cursor`] reads into a [`batch`]. [`shed`] and [`Throttle`] decide which events a slow or
 //!    rate-limited reader skips.
-//! 6. [`resume`] holds the rules for a `Last-Event-ID`, `opening` applies them. A reader whose
-//!    position is older than the window reads the [`archive`] through a shared [`replay`] session.
+//! 6. [`resume`] holds the rules for a `Last-Event-ID`, `opening` applies them; [`begin`] finds the
+//!    position of a reader without one. A reader whose position is older than the window reads the
+//!    [`archive`] through a shared [`replay`] session.
 //!
 //! Lock order: state of a source (`StreamBuffer`, `FeedMap`) before the state of a feed; the state
 //! of a replay pool before the state of a feed. No lock is held while a task is woken.
 
 pub mod archive;
 pub mod batch;
+pub mod begin;
 pub mod budget;
 pub mod buffer;
 pub mod core_source;
@@ -69,6 +71,7 @@ pub mod window;
 
 pub use archive::Archive;
 pub use batch::{Batch, Copied, Item};
+pub use begin::Begin;
 pub use budget::Budget;
 pub use buffer::writer::StreamWriter;
 pub use buffer::{ArchiveAccess, StreamBuffer};

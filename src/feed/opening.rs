@@ -3,8 +3,10 @@
 use crate::event::{Position, SourceTag};
 
 use super::archive::{Archive, State, Unavailable};
+use super::begin::Begin;
 use super::cursor::Cursor;
 use super::gap::GapReason;
+use super::replay::ReplaySlots;
 use super::resume::{self, Decision, Outcome, StoredFingerprint, View};
 
 /// A reader that has been opened.
@@ -53,6 +55,43 @@ pub(super) async fn resume(
             Decision::AskState => source = Some(ask_state(archive, at.seq, &view).await?),
             Decision::AskFingerprint => fingerprint = ask_fingerprint(archive, at.seq).await?,
         }
+    }
+}
+
+/// Moves a reader that has joined at the head to the position where it begins.
+pub(super) async fn begin_at(
+    cursor: &mut Cursor,
+    beginning: Begin,
+    archive: &dyn Archive,
+    replays: &ReplaySlots,
+) -> Result<Outcome, OpenError> {
+    if let Begin::Last(count) = beginning
+        && cursor.seek_to_last(count.get())
+    {
+        return Ok(Outcome::Window);
+    }
+    let located = {
+        let _permit = replays.locate().await.ok_or(OpenError::TooManyReplays)?;
+        archive.locate(beginning, &cursor.feed().filters).await
+    };
+    let position = located.map_err(|unavailable| match unavailable {
+        Unavailable::Rejected(_) => OpenError::Rejected,
+        Unavailable::Temporary(_) | Unavailable::Changed => OpenError::NotReady,
+    })?;
+    if position.tag != cursor.position().tag {
+        // The source was recreated, and its writer has not noticed yet.
+        return Err(OpenError::NotReady);
+    }
+    if cursor.seek(position) {
+        return Ok(Outcome::Window);
+    }
+    if archive.is_rejecting() {
+        return Err(OpenError::Rejected);
+    }
+    if cursor.begin_replay(position) {
+        Ok(Outcome::Archive)
+    } else {
+        Err(OpenError::TooManyReplays)
     }
 }
 

@@ -70,6 +70,9 @@ struct Reader {
     through: u64,
     /// Gap before the reader's page, and the last sequence number of the missing events.
     missing: Option<(u64, Gap)>,
+    /// It has no page yet, and begins with the oldest event that is left: events that expired before
+    /// its first page are no gap.
+    begins_at_oldest: bool,
     phase: Phase,
     waker: Option<Waker>,
 }
@@ -161,6 +164,10 @@ impl ReplayPool {
         })
     }
 
+    pub(super) fn slots(&self) -> &ReplaySlots {
+        &self.replays
+    }
+
     pub(super) fn archive(&self) -> &Arc<dyn Archive> {
         &self.archive
     }
@@ -168,18 +175,15 @@ impl ReplayPool {
     /// Queues a reader that has everything up to `after`; `None` at the limit.
     fn enqueue(&self, feed: &Arc<Feed>, after: u64) -> Option<usize> {
         let replays = &self.replays;
-        let joined =
-            replays
-                .readers
-                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |readers| {
-                    (readers < replays.readers_max).then_some(readers + 1)
-                });
-        joined.ok()?;
+        if !replays.count_reader() {
+            return None;
+        }
         replays.queue();
         let reader = Reader {
             feed: feed.clone(),
             through: after,
             missing: None,
+            begins_at_oldest: false,
             phase: Phase::Queued,
             waker: None,
         };
@@ -419,6 +423,9 @@ impl ReplayPool {
                 };
                 if *joined != session_key {
                     continue;
+                }
+                if std::mem::take(&mut reader.begins_at_oldest) && !page.is_unreadable {
+                    reader.through = reader.through.max(page.after);
                 }
                 if page.after > reader.through {
                     // The reader may not have polled since an earlier page.

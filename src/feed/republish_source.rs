@@ -175,6 +175,11 @@ impl RepublishSource {
         }
         let outcome = match start {
             Start::Live => Outcome::Live,
+            Start::Begin(begin) => {
+                let replays = &self.replay_pool;
+                let (archive, slots) = (&**replays.archive(), replays.slots());
+                opening::begin_at(&mut cursor, begin, archive, slots).await?
+            }
             Start::Unknown(reason) => Outcome::Gap(Gap::uncounted(reason)),
             Start::After(at) => {
                 let archive = Some(&**self.replay_pool.archive());

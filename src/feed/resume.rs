@@ -13,6 +13,7 @@
 //! 4. Otherwise the position is valid: the reader continues in the window, or in the archive.
 
 use super::archive::State;
+use super::begin::Begin;
 use super::gap::{Gap, GapReason};
 use crate::event::{Fingerprint, Position, SourceTag};
 
@@ -21,6 +22,8 @@ use crate::event::{Fingerprint, Position, SourceTag};
 pub enum Start {
     /// With the next event.
     Live,
+    /// At a beginning that has to be located. Live in a source without an archive.
+    Begin(Begin),
     /// After this position.
     After(Position),
     /// With the next event, after a gap: the client's position is not usable here.

@@ -492,6 +492,38 @@ impl Window {
         Some(self.offset_of(self.base + low as u64))
     }
 
+    /// Position directly before the last events of the current epoch, as many as `count`; `None` if
+    /// the window has fewer.
+    pub(super) fn position_before_last(&self, count: u64) -> Option<Position> {
+        let before = self.end.events.checked_sub(count)?;
+        let first = self
+            .slots
+            .partition_point(|slot| slot.before.events < before);
+        // Gaps have the same totals as the event after them.
+        let (first, event) =
+            (first..self.slots.len()).find_map(|nth| match &self.slots[nth].entry {
+                Entry::Event(event) => Some((nth, event)),
+                Entry::Gap(_) => None,
+            })?;
+        if self.slots[first].before.events != before
+            || self.base + (first as u64) < self.epoch_index()
+        {
+            return None;
+        }
+        let previous = first
+            .checked_sub(1)
+            .filter(|nth| self.base + (*nth as u64) >= self.epoch_index())
+            .map(|nth| &self.slots[nth].entry);
+        Some(match previous {
+            Some(Entry::Event(previous)) => previous.position(),
+            _ => Position {
+                seq: event.position().seq.saturating_sub(1),
+                fingerprint: None,
+                ..event.position()
+            },
+        })
+    }
+
     /// Sequence number after which every matching event is in the window.
     pub(super) fn floor(&self) -> u64 {
         self.floor

@@ -72,6 +72,15 @@ impl SubscribeConfig {
     pub const LABEL: &str = "application";
 }
 
+/// Query parameter with the time at which an event stream begins, or a duration before now.
+pub const SINCE_QUERY: &str = "since";
+
+/// Query parameter with the number of last events with which an event stream begins.
+pub const LAST_QUERY: &str = "last";
+
+/// Query parameters of `begin_by_client`.
+pub const BEGIN_QUERIES: [&str; 2] = [SINCE_QUERY, LAST_QUERY];
+
 /// Query parameter with a ticket.
 pub const TICKET_QUERY: &str = "ticket";
 
@@ -186,6 +195,10 @@ pub struct RouteConfig {
     pub last_event_id_query: Option<Box<str>>,
     /// Answer to a client whose position is no longer retained.
     pub expired: Expired,
+    /// Where the event stream of a client without an id begins.
+    pub begin: RouteBegin,
+    /// Beginnings that a client can ask for. `None`: it cannot.
+    pub begin_by_client: Option<BeginByClient>,
     /// End of an event stream whose client is expected to reconnect.
     pub close: CloseStyle,
     /// Cross-origin access of browsers.
@@ -214,6 +227,8 @@ impl RouteConfig {
             checkpoint: Some(Duration::from_secs(30)),
             last_event_id_query: None,
             expired: Expired::default(),
+            begin: RouteBegin::default(),
+            begin_by_client: None,
             close: CloseStyle::default(),
             cors: CorsConfig::default(),
         }
@@ -398,6 +413,49 @@ pub enum Expired {
     Status,
     /// A gap event, then events from the oldest retained one.
     Gap,
+}
+
+/// Beginning of the event stream of a client without an id.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RouteBegin {
+    /// With the next event.
+    #[default]
+    Live,
+    /// With the oldest event that the JetStream stream retains.
+    First,
+}
+
+impl RouteBegin {
+    /// Every beginning with its name in the configuration.
+    pub const ALL: [(&'static str, Self); 2] = [("live", Self::Live), ("first", Self::First)];
+
+    /// Returns the name in the configuration.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Live => "live",
+            Self::First => "first",
+        }
+    }
+}
+
+/// Bounds of the beginnings that a client can ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BeginByClient {
+    /// Maximum age of `since`.
+    pub max_age: Duration,
+    /// Maximum of `last`.
+    pub max_events: u64,
+}
+
+impl Default for BeginByClient {
+    /// An hour, and 1000 events: what a page shows when it opens.
+    fn default() -> Self {
+        Self {
+            max_age: Duration::from_secs(3600),
+            max_events: 1000,
+        }
+    }
 }
 
 /// End of an event stream whose client is expected to reconnect.

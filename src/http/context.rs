@@ -12,7 +12,7 @@ use arc_swap::ArcSwap;
 use prometheus::{IntCounter, IntGauge};
 
 use crate::auth::Revocations;
-use crate::feed::Outcome;
+use crate::feed::{Begin, Outcome};
 use crate::http::request::rejection_code::RejectionCode;
 use crate::http::route::Routes;
 use crate::limit::clients::Limit;
@@ -82,6 +82,9 @@ impl Context {
         // Closed labels start at 0, so that `increase` sees the first event.
         for outcome in Outcome::LABELS {
             metrics.resumes_total.with_label_values(&[outcome]);
+        }
+        for begin in Begin::LABELS {
+            metrics.begins_total.with_label_values(&[begin]);
         }
         for limit in Limit::ALL {
             metrics.throttled_total.with_label_values(&[limit.as_str()]);

@@ -70,6 +70,8 @@ pub struct Metrics {
     pub health_check: IntGaugeVec,
     /// `sidestream_pressure_level{level}`
     pub pressure_level: IntGaugeVec,
+    /// `sidestream_begins_total{begin}`
+    pub begins_total: IntCounterVec,
     /// `sidestream_resumes_total{outcome}`
     pub resumes_total: IntCounterVec,
     /// `sidestream_replays_running`
@@ -223,6 +225,7 @@ impl Metrics {
             throttled_total: r.counters("throttled_total", "Number of times that a client reached a limit of `limits.per_client` (`connections`, `filter_sets`, `connects`), or that its events waited for one (`events`).", &["limit"])?,
             health_check: r.gauges("health_check", "1 for the status of each check on `/health`, 0 for the others: `ok`, `degraded` (still ready, an operator should look), `failing` (not ready).", &["check", "status"])?,
             pressure_level: r.gauges("pressure_level", "1 for the load level in force, 0 for the others: `none`; `thin`: telemetry is thinned; `shed`: telemetry is skipped and normal events have half their rate; `reject`: a quarter of it, and new event streams are rejected.", &["level"])?,
+            begins_total: r.counters("begins_total", "Event streams that were opened without an id, by where they begin: `live`, `first`, `since` (a time) or `last` (a number of events).", &["begin"])?,
             resumes_total: r.counters("resumes_total", "Outcomes of `Last-Event-ID`, one per source in the id.", &["outcome"])?,
             replays_running: r.gauge("replays_running", "Running replays from JetStream.")?,
             replays_queued: r.gauge("replays_queued", "Clients that are queued for a replay.")?,

@@ -12,6 +12,7 @@
 mod admin;
 mod application;
 mod authentication;
+mod begin;
 mod check;
 mod clients;
 mod config;

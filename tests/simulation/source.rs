@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use sidestream::event::{Event, Fingerprint, Position, SourceTag};
+use sidestream::feed::Begin;
 use sidestream::feed::archive::{Archive, BoxFuture, Page, Pages, State, Unavailable};
 use sidestream::subject::FilterSet;
 
@@ -259,6 +260,18 @@ impl Archive for SimulatedArchive {
                 .get(&seq)
                 .filter(|record| record.fate == Fate::Kept);
             Ok(record.map(|record| fingerprint(record.content)))
+        })
+    }
+
+    fn locate<'a>(&'a self, _: Begin, _: &'a FilterSet) -> BoxFuture<'a, Position> {
+        Box::pin(async move {
+            Self::respond(&self.0).await?;
+            let source = lock(&self.0);
+            Ok(Position {
+                tag: source.tag,
+                seq: source.first_seq - 1,
+                fingerprint: None,
+            })
         })
     }
 

@@ -352,7 +352,7 @@ impl World {
             "1.1"
         };
         let id = match start {
-            Start::Live => String::new(),
+            Start::Live | Start::Begin(_) => String::new(),
             Start::Unknown(_) => "last-event-id: invalid\r\n".to_owned(),
             Start::After(position) => format!("last-event-id: {position}\r\n"),
         };
@@ -393,7 +393,7 @@ impl World {
         let is_memory_whole =
             pod.is_roomy() && !evicted && !is_shared && key.1.window == Limits::default();
         match (start, outcome) {
-            (Start::Live, outcome) => assert_eq!(outcome, Outcome::Live),
+            (Start::Live | Start::Begin(_), outcome) => assert_eq!(outcome, Outcome::Live),
             (Start::Unknown(reason), Outcome::Gap(gap)) => assert_eq!(gap.reason, reason),
             (Start::Unknown(_), outcome) => panic!("{outcome:?} of an invalid id"),
             (Start::After(position), outcome) => {

@@ -242,7 +242,7 @@ impl World {
             Err(OpenError::Rejected) => panic!("the simulated source rejects nothing"),
         };
         match (start, opened.outcome) {
-            (Start::Live, outcome) => assert_eq!(outcome, Outcome::Live),
+            (Start::Live | Start::Begin(_), outcome) => assert_eq!(outcome, Outcome::Live),
             (Start::Unknown(reason), outcome) => assert_eq!(
                 outcome,
                 Outcome::Gap(Gap {

@@ -8,6 +8,7 @@
 mod admin;
 mod application;
 mod authentication;
+mod begin;
 mod cors;
 mod limits;
 mod listen;

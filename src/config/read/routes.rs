@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 
+use super::begin::{begin_by_client, check_begin};
 use super::cors::cors;
 use super::slow::{priority, slow};
 use super::sources::{LocatedSource, sources, subscribe_sources};
@@ -17,8 +18,8 @@ use crate::config::spelling::nearest;
 use crate::encoding::Framing;
 use crate::feed;
 use crate::http::config::{
-    CloseStyle, Delivery, Expired, PathTemplate, RouteConfig, SubscribeConfig, TICKET_QUERY,
-    Unauthenticated,
+    CloseStyle, Delivery, Expired, PathTemplate, RouteBegin, RouteConfig, SubscribeConfig,
+    TICKET_QUERY, Unauthenticated,
 };
 
 /// 1000 routes: each has its own metrics, and each request is compared with them one by one.
@@ -202,18 +203,20 @@ fn route(value: &ValueReader<'_>, rules: RouteRules<'_>) -> Option<LocatedRoute>
             .into_iter()
             .map(|LocatedSource { at, config }| (at, config))
             .unzip();
+        let config = RouteConfig {
+            path: path?,
+            authenticate: authenticate.unwrap_or_default(),
+            unauthenticated,
+            sources,
+            client,
+            event,
+            ..options
+        };
+        check_begin(keys, &config);
         Some(LocatedRoute {
             at: keys.location("path"),
             sources: locations,
-            config: RouteConfig {
-                path: path?,
-                authenticate: authenticate.unwrap_or_default(),
-                unauthenticated,
-                sources,
-                client,
-                event,
-                ..options
-            },
+            config,
         })
     })
 }
@@ -235,14 +238,16 @@ pub(super) fn subscribe(keys: &mut MapReader<'_>) -> Option<LocatedRoute> {
         .into_iter()
         .map(|LocatedSource { at, config }| (at, config))
         .unzip();
+    let config = RouteConfig {
+        sources,
+        event,
+        ..options
+    };
+    check_begin(keys, &config);
     Some(LocatedRoute {
         at: keys.location("sources"),
         sources: locations,
-        config: RouteConfig {
-            sources,
-            event,
-            ..options
-        },
+        config,
     })
 }
 
@@ -268,6 +273,10 @@ fn options(keys: &mut MapReader<'_>, default: RouteConfig) -> RouteConfig {
             default.last_event_id_query.clone(),
             query_name,
         ),
+        begin: keys.get_or("begin", default.begin, |value| {
+            value.one_of(&RouteBegin::ALL)
+        }),
+        begin_by_client: keys.nullable("begin_by_client", default.begin_by_client, begin_by_client),
         expired: keys.get_or("expired", default.expired, |value| value.one_of(&EXPIRED)),
         slow: keys.get_or("slow", default.slow, slow),
         priority: keys.get_or("priority", default.priority, priority),

@@ -25,6 +25,13 @@ impl StreamBuffer {
         let mut cursor = self.join(filters, options)?;
         let outcome = match start {
             Start::Live => Outcome::Live,
+            Start::Begin(begin) => match &self.replay_pool {
+                Some(replays) => {
+                    let (archive, slots) = (&**replays.archive(), replays.slots());
+                    opening::begin_at(&mut cursor, begin, archive, slots).await?
+                }
+                None => Outcome::Live,
+            },
             Start::Unknown(reason) => Outcome::Gap(Gap::uncounted(reason)),
             Start::After(at) => {
                 let archive = self

@@ -1,7 +1,6 @@
 //! Membership of a reader in the replays of its source, held by its cursor.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::Waker;
 
 use super::{Phase, ReplayPool, State, leave};
@@ -46,6 +45,14 @@ impl ReplayMember {
             replay_pool: replay_pool.clone(),
             key,
         }))
+    }
+
+    /// Begins with the oldest event that is left: events that expire before the first page are no
+    /// gap.
+    pub(in crate::feed) fn begin_at_oldest(&self) {
+        if let Some(reader) = self.replay_pool.lock().readers.get_mut(self.key) {
+            reader.begins_at_oldest = true;
+        }
     }
 
     /// Passes the reader's events of the page to `take`, until it returns false.
@@ -157,6 +164,6 @@ impl Drop for ReplayMember {
             Phase::Reached | Phase::Changed | Phase::Rejected => {}
         }
         drop(state);
-        replay_pool.replays.readers.fetch_sub(1, Ordering::Relaxed);
+        replay_pool.replays.discount_reader();
     }
 }

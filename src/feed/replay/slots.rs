@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::telemetry::Metrics;
 
@@ -31,10 +31,29 @@ impl Default for ReplayLimits {
 #[derive(Debug)]
 pub struct ReplaySlots {
     pub(super) slots: Arc<Semaphore>,
-    pub(super) readers: AtomicUsize,
-    pub(super) readers_max: usize,
+    readers: AtomicUsize,
+    readers_max: usize,
     pub(super) queued: AtomicUsize,
+    /// Readers that ask the archive where to begin.
+    locating: Semaphore,
     pub(super) metrics: Arc<Metrics>,
+}
+
+/// Permit to ask the archive where a reader begins.
+#[derive(Debug)]
+pub(in crate::feed) struct LocatePermit<'s> {
+    _slot: SemaphorePermit<'s>,
+    _reader: CountedReader<'s>,
+}
+
+/// Reader that counts in the limit of readers until it is dropped.
+#[derive(Debug)]
+struct CountedReader<'s>(&'s ReplaySlots);
+
+impl Drop for CountedReader<'_> {
+    fn drop(&mut self) {
+        self.0.discount_reader();
+    }
 }
 
 impl ReplaySlots {
@@ -46,8 +65,39 @@ impl ReplaySlots {
             readers: AtomicUsize::new(0),
             readers_max: config.queued,
             queued: AtomicUsize::new(0),
+            locating: Semaphore::new(config.running),
             metrics: metrics.clone(),
         })
+    }
+
+    /// Waits until a reader may ask the archive where to begin; `None` at the limit of readers. The
+    /// reader counts until the permit is dropped.
+    pub(in crate::feed) async fn locate(&self) -> Option<LocatePermit<'_>> {
+        let reader = self.add_reader()?;
+        // The semaphore is never closed.
+        let slot = self.locating.acquire().await.ok()?;
+        Some(LocatePermit {
+            _slot: slot,
+            _reader: reader,
+        })
+    }
+
+    /// Counts a reader; `None` at the limit.
+    fn add_reader(&self) -> Option<CountedReader<'_>> {
+        self.count_reader().then_some(CountedReader(self))
+    }
+
+    /// Counts a reader until [`Self::discount_reader`]; false at the limit.
+    pub(super) fn count_reader(&self) -> bool {
+        self.readers
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |readers| {
+                (readers < self.readers_max).then_some(readers + 1)
+            })
+            .is_ok()
+    }
+
+    pub(super) fn discount_reader(&self) {
+        self.readers.fetch_sub(1, Ordering::Relaxed);
     }
 
     pub(super) fn queue(&self) {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::event::{Event, Fingerprint, Position, SourceTag};
+use crate::feed::Begin;
 use crate::feed::archive::{BoxFuture, Pages, State as SourceState};
 use crate::feed::{
     ArchiveAccess, Batch, Cursor, FeedOptions, Gap, GapReason, Item, Limits, Outcome, Read,
@@ -70,6 +71,17 @@ impl Archive for Arc<Source> {
 
     fn fingerprint(&self, seq: u64) -> BoxFuture<'_, Option<Fingerprint>> {
         Box::pin(async move { Ok(Some(Fingerprint::of_publish_time(seq.into()))) })
+    }
+
+    fn locate<'a>(&'a self, _: Begin, _: &'a FilterSet) -> BoxFuture<'a, Position> {
+        let first = self.first.load(Ordering::Relaxed) as u64;
+        Box::pin(async move {
+            Ok(Position {
+                tag: self.tag,
+                seq: first - 1,
+                fingerprint: None,
+            })
+        })
     }
 
     fn read(&self, filters: &FilterSet, after: u64) -> Box<dyn Pages> {

@@ -24,6 +24,7 @@
 pub(in crate::http) mod admission;
 pub(in crate::http) mod answer;
 pub(in crate::http) mod authenticate;
+pub(in crate::http) mod begin;
 pub(in crate::http) mod body;
 pub(in crate::http) mod challenge;
 pub(in crate::http) mod client_address;

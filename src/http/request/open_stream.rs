@@ -2,7 +2,7 @@
 //! framing.
 //!
 //! ```text
-//! open_stream: head -> admission -> client limits -> EventStream::open -> revocations again
+//! open_stream: beginning -> head -> admission -> client limits -> EventStream::open -> revocations again
 //! ```
 //!
 //! A route resolves subjects and client from the request (`respond`), the application names them in
@@ -10,6 +10,7 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use hyper::header::HeaderMap;
@@ -17,6 +18,7 @@ use hyper::{Method, Response};
 
 use super::admission::admit;
 use super::answer::{Answer, event_stream_head};
+use super::begin::beginning;
 use super::negotiate::negotiate;
 use super::rejection::Rejection;
 use super::rejection_code::RejectionCode;
@@ -30,7 +32,7 @@ use crate::http::config::Config;
 use crate::http::context::Context;
 use crate::http::route::Route;
 use crate::http::stream::event_stream::EventStream;
-use crate::http::stream::event_stream::opening::{OpenFailure, Opening};
+use crate::http::stream::event_stream::opening::{Beginning, OpenFailure, Opening};
 use crate::http::stream::expiry::Expiry;
 use crate::http::stream_options::StreamOptions;
 use crate::limit::ClientPermit;
@@ -72,6 +74,14 @@ pub(in crate::http) async fn open_stream(
         client,
         expiry,
     } = requested;
+    let last_event_id = asked
+        .request
+        .last_event_id(route.config.last_event_id_query.as_deref())
+        .map(Cow::into_owned);
+    let beginning = match last_event_id {
+        Some(_) => Beginning::default(),
+        None => beginning(&route.config, &asked.request, SystemTime::now())?,
+    };
     let mut head = Response::new(());
     event_stream_head(
         head.headers_mut(),
@@ -90,10 +100,8 @@ pub(in crate::http) async fn open_stream(
         route: Arc::clone(route),
         filters,
         options,
-        last_event_id: asked
-            .request
-            .last_event_id(route.config.last_event_id_query.as_deref())
-            .map(Cow::into_owned),
+        last_event_id,
+        beginning,
         client: client.name,
         is_named,
         permit,
@@ -115,6 +123,7 @@ impl From<OpenFailure> for Rejection {
             OpenFailure::Source(OpenError::Rejected) => RejectionCode::NatsRejected,
             OpenFailure::Source(OpenError::TooManyFeeds) => RejectionCode::TooManyFeeds,
             OpenFailure::Source(OpenError::TooManyReplays) => RejectionCode::TooManyReplays,
+            OpenFailure::BeginOutOfRange => RejectionCode::BeginOutOfRange,
             OpenFailure::Expired => RejectionCode::LastEventIdExpired,
         };
         code.into()

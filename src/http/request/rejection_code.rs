@@ -62,6 +62,10 @@ pub(in crate::http) enum RejectionCode {
     TooManyTickets,
     /// The bucket of the tickets is full.
     TicketsFull,
+    /// `since` or `last` cannot be read.
+    BadBegin,
+    /// `since` or `last` is beyond what the route allows.
+    BeginOutOfRange,
     /// Events after the client's `Last-Event-ID` are no longer retained.
     LastEventIdExpired,
     /// NATS has not answered yet.
@@ -118,7 +122,7 @@ pub(in crate::http) enum RejectionCode {
 
 impl RejectionCode {
     /// Every code, in the order of the enum.
-    pub(in crate::http) const ALL: [Self; 51] = [
+    pub(in crate::http) const ALL: [Self; 53] = [
         Self::NotFound,
         Self::MethodNotAllowed,
         Self::NotAcceptable,
@@ -144,6 +148,8 @@ impl RejectionCode {
         Self::ClaimsTooLarge,
         Self::TooManyTickets,
         Self::TicketsFull,
+        Self::BadBegin,
+        Self::BeginOutOfRange,
         Self::LastEventIdExpired,
         Self::NatsNotConnected,
         Self::NatsRejected,
@@ -332,6 +338,18 @@ impl RejectionCode {
                 "tickets_full",
                 "the bucket of tickets is full",
                 "try again; if it stays full, raise `max_bytes` of the bucket",
+            ),
+            Self::BadBegin => Row::permanent(
+                Status::BAD_REQUEST,
+                "bad_begin",
+                "the beginning of the event stream is not valid",
+                "`since` is a time such as 2026-11-29T10:00:00Z or a duration such as 5m, `last` a number of events",
+            ),
+            Self::BeginOutOfRange => Row::permanent(
+                Status::BAD_REQUEST,
+                "begin_out_of_range",
+                "the event stream cannot begin that far back",
+                "ask for less; `begin_by_client` of the route has the bounds",
             ),
             Self::LastEventIdExpired => Row::permanent(
                 Status::RANGE_NOT_SATISFIABLE,

@@ -106,7 +106,7 @@ struct HotState {
     in_flight: AtomicU32,
     /// Requested reason to end: its index in [`CloseReason::ALL`] plus one, or 0.
     close_request: AtomicU8,
-    /// It resumes from an id and has not caught up yet.
+    /// It resumes from an id, or begins in the past, and has not caught up yet.
     is_resuming: AtomicBool,
     /// It has been live.
     is_active: AtomicBool,
@@ -278,7 +278,7 @@ impl StreamState {
         self.hot.is_active.load(Ordering::Relaxed)
     }
 
-    /// Returns true if it resumes from an id and has not caught up yet.
+    /// Returns true if it resumes from an id, or begins in the past, and has not caught up yet.
     pub(in crate::http) fn is_resuming(&self) -> bool {
         self.hot.is_resuming.load(Ordering::Relaxed)
     }

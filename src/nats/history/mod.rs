@@ -1,16 +1,19 @@
 //! History of one JetStream stream: messages that are no longer in memory.
 //!
-//! Implements the feed core's `Archive` trait. A replay reads pages with its own ephemeral consumer
+//! Implements the feed core's `Archive` trait. The position where a reader without an id begins is
+//! found by [`locate`]. A replay reads pages with its own ephemeral consumer
 //! on the `replay` connection ([`reader`]), so that it does not delay live messages. If reading
 //! fails permanently, [`read_health`] degrades a health check and probes until it works again;
 //! meanwhile clients that need a replay are rejected at once.
 
+mod locate;
 mod read_health;
 mod reader;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::event::{Fingerprint, SourceTag};
+use crate::event::{Fingerprint, Position, SourceTag};
+use crate::feed::Begin;
 use crate::feed::archive::{Archive, BoxFuture, Pages, State};
 use crate::nats::client::Nats;
 use crate::nats::decode::decoder::EventDecoder;
@@ -81,6 +84,19 @@ impl Archive for JetStreamArchive {
             let context = &self.0;
             let check = context.nats.message_fingerprint(&context.stream, seq).await;
             check.map_err(|error| context.unavailable(&error))
+        })
+    }
+
+    fn locate<'a>(&'a self, begin: Begin, filters: &'a FilterSet) -> BoxFuture<'a, Position> {
+        Box::pin(async move {
+            let context = &self.0;
+            let located = context.locate(begin, filters).await;
+            let located = located.map_err(|error| context.unavailable(&error))?;
+            *context
+                .last_tag
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner) = Some(located.tag);
+            Ok(located)
         })
     }
 

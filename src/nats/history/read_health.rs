@@ -134,6 +134,7 @@ async fn probe(context: &StreamContext) -> Result<(), JetStreamError> {
         from: sequence(state.last_seq.saturating_add(1)),
         batch: 1,
         bytes: 1 << 20,
+        headers_only: false,
     };
     let name = spec.name.clone();
     let created = Consumer::create(&inner.api, inner.connections.replay.clone(), spec).await;

@@ -174,6 +174,7 @@ impl HistoryReader {
             from: sequence(self.head + 1),
             batch: REQUEST_MAX,
             bytes: REQUEST_BYTES_MAX,
+            headers_only: false,
         };
         self.name = Some(spec.name.clone());
         let created = Consumer::create(&self.context.nats.0.api, connection, spec);

@@ -195,6 +195,20 @@ impl Api {
         .await
     }
 
+    /// Message at this sequence, or the first one after it.
+    pub(crate) async fn stored_from(
+        &self,
+        stream: &str,
+        from: u64,
+    ) -> Result<Option<Stored>, JetStreamError> {
+        let request = MessageRequest {
+            seq: Some(from),
+            next_by_subj: Some(">"),
+            last_by_subj: None,
+        };
+        self.message(stream, &request).await
+    }
+
     /// Sequence of the last message that the filter selects.
     pub(crate) async fn last_stored(
         &self,

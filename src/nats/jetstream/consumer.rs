@@ -21,7 +21,7 @@ use std::collections::VecDeque;
 use std::pin::Pin;
 use std::time::Duration;
 
-use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, ReplayPolicy, pull};
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, Info, ReplayPolicy, pull};
 use async_nats::{Message, Subscriber};
 use bytes::Bytes;
 use futures_util::{FutureExt as _, StreamExt as _};
@@ -79,6 +79,8 @@ pub(crate) struct Spec {
     pub(crate) batch: usize,
     /// Maximum number of bytes of one pull request; two are open at a time.
     pub(crate) bytes: usize,
+    /// Delivers the headers of messages without their payloads.
+    pub(crate) headers_only: bool,
 }
 
 /// A consumer on the server and its messages. If dropped, the server deletes it after its
@@ -157,22 +159,7 @@ impl Consumer {
         mut connection: NatsConnection,
         spec: Spec,
     ) -> Result<Self, JetStreamError> {
-        let info = match api
-            .create(&spec.stream, spec.config(INACTIVE_THRESHOLD))
-            .await
-        {
-            // The stream allows only a shorter threshold: without one in the request it sets its
-            // maximum.
-            Err(JetStreamError::Rejected {
-                code: INACTIVE_THRESHOLD_EXCESS,
-                ..
-            }) => {
-                api.create(&spec.stream, spec.config(Duration::ZERO))
-                    .await?
-            }
-            created => created?,
-        };
-        spec.check_filters(&info.config.filter_subject, &info.config.filter_subjects);
+        let info = spec.create(api).await?;
         let generation = connection.wait_up().await;
         let client = connection.client();
         let inbox = client.new_inbox();
@@ -405,6 +392,25 @@ pub(crate) fn sequence(first: u64) -> DeliverPolicy {
 }
 
 impl Spec {
+    /// Creates the consumer on the server, without reading from it.
+    pub(crate) async fn create(&self, api: &Api) -> Result<Info, JetStreamError> {
+        let config = self.config(INACTIVE_THRESHOLD);
+        let info = match api.create(&self.stream, config).await {
+            // The stream allows only a shorter threshold: without one in the request it sets its
+            // maximum.
+            Err(JetStreamError::Rejected {
+                code: INACTIVE_THRESHOLD_EXCESS,
+                ..
+            }) => {
+                let config = self.config(Duration::ZERO);
+                api.create(&self.stream, config).await?
+            }
+            created => created?,
+        };
+        self.check_filters(&info.config.filter_subject, &info.config.filter_subjects);
+        Ok(info)
+    }
+
     fn config(&self, inactive_threshold: Duration) -> pull::Config {
         let mut config = pull::Config {
             name: Some(self.name.clone()),
@@ -415,6 +421,7 @@ impl Spec {
             inactive_threshold,
             num_replicas: 1,
             memory_storage: true,
+            headers_only: self.headers_only,
             ..pull::Config::default()
         };
         match self.filters.as_slice() {

@@ -326,6 +326,7 @@ impl StreamTailer {
             from,
             batch: REQUEST_MAX,
             bytes: REQUEST_BYTES_MAX,
+            headers_only: false,
         };
         let consumer = Consumer::create(&self.api, self.data.clone(), spec).await?;
         self.metrics.consumers_created_total.inc();

@@ -68,6 +68,7 @@ impl Watch {
             from: sequence(after + 1),
             batch: REQUEST_MAX,
             bytes: REQUEST_BYTES_MAX,
+            headers_only: false,
         };
         let connection = inner.connections.control.clone();
         let consumer = Consumer::create(&inner.api, connection, spec).await?;

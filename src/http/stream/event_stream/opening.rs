@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! Opening --> claim of a position that a drain recorded, if the client has no id (handover)
-//!         --> one cursor per source, from the id:  live | window | history | gap
+//!         --> one cursor per source, from the id or the beginning:  live | window | history | gap
 //!         --> rejection with 416, or:  the reconnection time, then the gaps or the position
 //! ```
 //!
@@ -19,7 +19,7 @@ use crate::auth::revocations::Mark;
 use crate::encoding::Framing;
 use crate::event::id::Joined;
 use crate::event::{EventId, InvalidId};
-use crate::feed::{Cursor, Gap, GapReason, OpenError, Outcome, Source, Start};
+use crate::feed::{Begin, Cursor, Gap, GapReason, OpenError, Outcome, Source, Start};
 use crate::http::config::Expired;
 use crate::http::context::Context;
 use crate::http::route::Route;
@@ -41,6 +41,8 @@ pub(in crate::http) struct Opening {
     /// Options of the feeds of all sources.
     pub(in crate::http) options: StreamOptions,
     pub(in crate::http) last_event_id: Option<Vec<u8>>,
+    /// Where it begins without an id.
+    pub(in crate::http) beginning: Beginning,
     pub(in crate::http) client: Box<str>,
     /// The name is that of a client; otherwise it is the address.
     pub(in crate::http) is_named: bool,
@@ -56,11 +58,22 @@ pub(in crate::http) struct Opening {
     pub(in crate::http) browser: bool,
 }
 
+/// Beginning of an event stream without an id.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(in crate::http) struct Beginning {
+    /// `None`: with the next event.
+    pub(in crate::http) begin: Option<Begin>,
+    /// The client asked for an earlier time than the route allows: events are missing.
+    pub(in crate::http) is_cut: bool,
+}
+
 /// Reason why an event stream cannot be opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::http) enum OpenFailure {
     /// A source could not open a cursor.
     Source(OpenError),
+    /// The client asked for a time that is too long ago, and the route rejects what has expired.
+    BeginOutOfRange,
     /// The events after the client's id are no longer retained, and the route reports it as 416.
     Expired,
 }
@@ -90,7 +103,8 @@ impl Opening {
     /// Returns the position to look for; `None` if no pod can have recorded one.
     fn claim_request(&self, context: &Context) -> Option<ClaimRequest> {
         context.streams.presence()?;
-        if !self.can_come_back() {
+        // A beginning that was asked for is where the client wants to begin.
+        if !self.can_come_back() || self.beginning.begin.is_some() {
             return None;
         }
         let subjects = self
@@ -153,12 +167,16 @@ impl EventStream {
         let rejects_expired = !is_claimed && opening.rejects_expired();
         let can_come_back = opening.can_come_back();
         let id = opening.last_event_id.as_deref().map(EventId::parse);
+        let beginning = opening.beginning;
+        if beginning.is_cut && rejects_expired {
+            return Err(OpenFailure::BeginOutOfRange);
+        }
         let mut sources = open_sources(
             context,
             &opening.route,
             &opening.options,
             opening.filters,
-            id.as_ref(),
+            (id.as_ref(), beginning.begin),
             rejects_expired,
         )
         .await?;
@@ -172,6 +190,10 @@ impl EventStream {
             };
             sources.gaps.insert(0, OpeningGap { gap, source: None });
         }
+        if beginning.is_cut {
+            let gap = Gap::uncounted(GapReason::Expired);
+            sources.gaps.insert(0, OpeningGap { gap, source: None });
+        }
         let client = Client {
             name: opening.client,
             can_come_back,
@@ -182,7 +204,7 @@ impl EventStream {
             opening.peer,
             opening.framing,
             sources.cursors.iter().map(Cursor::probe).collect(),
-            id.is_some(),
+            id.is_some() || beginning.begin.is_some(),
         ));
         let mut stream = Self::start(
             context,
@@ -192,6 +214,11 @@ impl EventStream {
             sources.cursors,
             &sources.gaps,
         );
+        if id.is_none() {
+            let begin = beginning.begin.map_or(Begin::LIVE, Begin::as_str);
+            let begins = &context.metrics.begins_total;
+            begins.with_label_values(&[begin]).inc();
+        }
         stream.log_open(id.is_some(), is_claimed, sources.gaps.len());
         let positions = stream.positions();
         for OpeningGap { gap, source } in sources.gaps {
@@ -288,7 +315,7 @@ async fn open_sources(
     route: &Route,
     options: &StreamOptions,
     filters: Vec<FilterSet>,
-    id: Option<&Result<EventId, InvalidId>>,
+    (id, begin): (Option<&Result<EventId, InvalidId>>, Option<Begin>),
     rejects_expired: bool,
 ) -> Result<OpenedSources, OpenFailure> {
     let mut opened_sources = OpenedSources {
@@ -299,7 +326,7 @@ async fn open_sources(
     };
     for (index, (route_source, filters)) in route.sources.iter().zip(filters).enumerate() {
         let source = &*route_source.source;
-        let start = start(id, source)?;
+        let start = start(id, begin, source)?;
         let mut opened = source.open(filters.clone(), &options.options, start).await;
         if matches!(opened, Err(OpenError::Rejected)) && !rejects_expired {
             // NATS rejects reading the history; live events may still be allowed.
@@ -351,11 +378,16 @@ fn gap_reason(outcome: Outcome) -> Option<GapReason> {
     }
 }
 
-/// Returns the start in one source, by the position that the id has for it.
-fn start(id: Option<&Result<EventId, InvalidId>>, source: &dyn Source) -> Result<Start, OpenError> {
+/// Returns the start in one source: the position that the id has for it, or the beginning without
+/// an id.
+fn start(
+    id: Option<&Result<EventId, InvalidId>>,
+    begin: Option<Begin>,
+    source: &dyn Source,
+) -> Result<Start, OpenError> {
     let tag = source.tag()?;
     Ok(match id {
-        None => Start::Live,
+        None => begin.map_or(Start::Live, Start::Begin),
         Some(Err(_)) => Start::Unknown(GapReason::Invalid),
         Some(Ok(id)) => id
             .find(tag)

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
 
-use super::opening::Opening;
+use super::opening::{Beginning, Opening};
 use super::*;
 use crate::auth;
 use crate::encoding::Framing;
@@ -91,6 +91,7 @@ impl Fixture {
             route,
             filters: vec![FilterSet::new([Filter::parse("a").unwrap()])],
             last_event_id: None,
+            beginning: Beginning::default(),
             client: "alice".into(),
             is_named: false,
             mark: None,
