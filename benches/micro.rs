@@ -45,6 +45,7 @@ fn event(seq: u64, subject: &Arc<str>, data: &'static [u8]) -> Event {
         subject: subject.clone(),
         name: None,
         tier: None,
+        is_end: false,
         message_id: None,
         data: data.into(),
         received: Instant::now(),

@@ -26,7 +26,7 @@
  * - Before a token expires the server sends `sidestream.renew`. If `headers` is a function, the client then calls it for
  *   fresh headers and reconnects at its position at once; if it throws, the event stream continues. It is called before
  *   every other attempt as well, which fails if it throws and is made again later.
- * - 204 is the end: the promise resolves. A 4xx other than 429 is a mistake that repeating does not mend: the
+ * - `sidestream.end` and 204 are the end: the promise resolves. A 4xx other than 429 is a mistake that repeating does not mend: the
  *   promise rejects with `Refused`. Everything else is tried again.
  *
  * @param {string | URL} url
@@ -87,6 +87,8 @@ export async function follow(url, options) {
         } else if (block.event === "sidestream.renew") {
           await handled(() => onRenew?.(parsed(block.data)));
           if (typeof headers === "function") fresh = await renewed(headers);
+        } else if (block.event === "sidestream.end") {
+          return;
         } else if (block.event !== undefined && block.event !== "sidestream.position") {
           await handled(() => onEvent(block.toEvent()));
         }

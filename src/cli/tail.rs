@@ -281,6 +281,10 @@ impl Tail {
                 return None;
             }
             RENEW => return self.renew(),
+            END => {
+                let exit = stopped("the event stream has ended", Exit::Clean);
+                return Some(Stop::Exit(exit));
+            }
             GAP => {
                 report(&gap(event));
                 // A program that reads the lines must see the gap at its position.
@@ -377,6 +381,7 @@ const POSITION: &str = "sidestream.position";
 const GAP: &str = "sidestream.gap";
 const CLOSE: &str = "sidestream.close";
 const RENEW: &str = "sidestream.renew";
+const END: &str = "sidestream.end";
 
 /// 16 MiB: sixteen times the largest message of a default NATS server.
 const EVENT_BYTES_MAX: usize = 16 << 20;
@@ -389,4 +394,4 @@ Examples:
   sidestream tail --header 'Authorization: Bearer ...' --last-event-id 3fa9c1-18422-2k7d3ew https://pod.example/events
 
 Events go to standard output; gaps, closes and reconnects go to standard error. Exits with 0 on Ctrl-C, after
---events, or when the server answers 204; with 69 on a permanent error (4xx, untrusted certificate).";
+--events, at `sidestream.end`, or when the server answers 204; with 69 on a permanent error (4xx, untrusted certificate).";

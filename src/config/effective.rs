@@ -305,6 +305,7 @@ fn route(route: &RouteConfig) -> Value {
         "checkpoint": route.checkpoint.map(format_duration),
         "last_event_id_query": route.last_event_id_query,
         "begin": route.begin.as_str(),
+        "finite": route.finite,
         "begin_by_client": route.begin_by_client.map(|bounds| json!({
             "max_age": format_duration(bounds.max_age),
             "max_events": bounds.max_events,

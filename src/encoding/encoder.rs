@@ -70,6 +70,9 @@ pub trait Encoder: fmt::Debug + Sync {
         id: Option<&dyn fmt::Display>,
     );
 
+    /// Appends the end of a finite event stream: the client has every event.
+    fn put_end(&self, out: &mut BytesMut, id: &dyn fmt::Display);
+
     /// Returns the bytes that keep an idle connection alive.
     fn heartbeat(&self) -> &'static [u8];
 }

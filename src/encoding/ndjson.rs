@@ -120,6 +120,10 @@ impl Encoder for Ndjson {
         put_control(out, "close", &format!(",{}", close_json(reason, retry)), id);
     }
 
+    fn put_end(&self, out: &mut BytesMut, id: &dyn Display) {
+        put_control(out, "end", "", Some(id));
+    }
+
     fn heartbeat(&self) -> &'static [u8] {
         HEARTBEAT
     }

@@ -121,6 +121,10 @@ impl Encoder for Sse {
         self.put_control(out, "sidestream.close", &json, id);
     }
 
+    fn put_end(&self, out: &mut BytesMut, id: &dyn Display) {
+        self.put_control(out, "sidestream.end", "{}", Some(id));
+    }
+
     fn heartbeat(&self) -> &'static [u8] {
         HEARTBEAT
     }
@@ -278,6 +282,14 @@ mod tests {
         assert_eq!(
             written(|out| Sse.put_close(out, "drain", retry, Some(&"3fa9c1-7"))),
             "retry: 5\nevent: sidestream.close\ndata: {\"reason\":\"drain\",\"retry\":5}\nid: 3fa9c1-7\n\n"
+        );
+    }
+
+    #[test]
+    fn end_is_one_event_with_the_position_and_without_a_reconnection_time() {
+        assert_eq!(
+            written(|out| Sse.put_end(out, &"3fa9c1-7")),
+            "event: sidestream.end\ndata: {}\nid: 3fa9c1-7\n\n"
         );
     }
 

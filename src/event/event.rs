@@ -18,6 +18,8 @@ pub struct Event {
     pub received: Instant,
     /// Tier set by the publisher (`Sidestream-Priority`).
     pub tier: Option<Tier>,
+    /// It ends finite event streams (`Sidestream-End`).
+    pub is_end: bool,
     /// NATS subject.
     pub subject: Arc<str>,
     /// Event name set by the publisher (`Sidestream-Event`).

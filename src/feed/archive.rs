@@ -31,6 +31,10 @@ pub trait Archive: fmt::Debug + Send + Sync {
     /// answer is newer than the call.
     fn locate<'a>(&'a self, begin: Begin, filters: &'a FilterSet) -> BoxFuture<'a, Position>;
 
+    /// Sequence number of the newest message that these filters select, if it is stored now and ends
+    /// finite event streams.
+    fn end<'a>(&'a self, filters: &'a FilterSet) -> BoxFuture<'a, Option<u64>>;
+
     /// True if the source is known to reject reads until an operator changes something. A reader
     /// that needs the archive is then rejected instead of waiting indefinitely.
     fn is_rejecting(&self) -> bool {

@@ -42,6 +42,8 @@ pub enum Item {
         position: Position,
         /// Tier on this route.
         tier: Tier,
+        /// The reader of a finite event stream has everything.
+        is_end: bool,
         /// Time of receipt from NATS.
         received: Instant,
     },
@@ -87,9 +89,16 @@ impl Batch {
 
     /// Appends an event. The last one available is shared, not copied: all clients wait for it, and
     /// all sockets send the same memory.
-    pub(super) fn push_event(&mut self, event: &FeedEvent, encoding: &Encoding, is_last: bool) {
+    pub(super) fn push_event(
+        &mut self,
+        event: &FeedEvent,
+        encoding: &Encoding,
+        is_last: bool,
+        is_end: bool,
+    ) {
         let (position, received) = (event.position(), event.received());
         let is_copied = self.copy_small
+            && !is_end
             && encoding.len() <= COPIED_EVENT_MAX
             && !(is_last && self.copied_events.is_none());
         if !is_copied {
@@ -97,6 +106,7 @@ impl Batch {
                 encoding: encoding.clone(),
                 position,
                 tier: event.tier,
+                is_end,
                 received,
             });
             return;

@@ -24,6 +24,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Instant;
 
+use futures_util::future::BoxFuture;
+
 use slab::Slab;
 
 use crate::event::{Fingerprint, Position, SourceTag};
@@ -35,7 +37,7 @@ use super::encoded::EncodedEvent;
 use super::feed::{Feed, WakeList};
 use super::gap::Gap;
 use super::limits::{Limits, SourceSize};
-use super::opening::OpenError;
+use super::opening::{self as feed_opening, OpenError};
 use super::options::{BatchEncodings, FeedOptions};
 use super::origin::Origin;
 use super::prefetch;
@@ -136,6 +138,18 @@ impl Source for StreamBuffer {
         start: Start,
     ) -> OpenFuture<'a> {
         Box::pin(self.open_reader(filters, options, start))
+    }
+
+    fn is_finished<'a>(
+        &'a self,
+        filters: &'a FilterSet,
+        seq: u64,
+    ) -> BoxFuture<'a, Result<bool, OpenError>> {
+        let archive = self
+            .replay_pool
+            .as_ref()
+            .map(|replays| &**replays.archive());
+        Box::pin(feed_opening::is_finished(archive, filters, seq))
     }
 
     /// 0 before the writer has caught up.

@@ -1,6 +1,7 @@
 //! Opening a reader at a position: asks the archive as the rules in [`resume::decide`] require.
 
 use crate::event::{Position, SourceTag};
+use crate::subject::FilterSet;
 
 use super::archive::{Archive, State, Unavailable};
 use super::begin::Begin;
@@ -156,6 +157,24 @@ async fn ask_fingerprint(
     match archive.fingerprint(seq).await {
         Ok(found) => Ok(found.map_or(StoredFingerprint::Missing, StoredFingerprint::Found)),
         Err(Unavailable::Changed) => Ok(StoredFingerprint::Missing),
+        Err(Unavailable::Temporary(_)) => Err(OpenError::NotReady),
+        Err(Unavailable::Rejected(_)) => Err(OpenError::Rejected),
+    }
+}
+
+/// Asks whether a reader of a finite event stream has everything. The window is not asked: a newer
+/// message may be on its way to this pod.
+pub(super) async fn is_finished(
+    archive: Option<&dyn Archive>,
+    filters: &FilterSet,
+    seq: u64,
+) -> Result<bool, OpenError> {
+    let Some(archive) = archive else {
+        return Ok(false);
+    };
+    match archive.end(filters).await {
+        Ok(end) => Ok(end.is_some_and(|end| end <= seq)),
+        Err(Unavailable::Changed) => Ok(false),
         Err(Unavailable::Temporary(_)) => Err(OpenError::NotReady),
         Err(Unavailable::Rejected(_)) => Err(OpenError::Rejected),
     }

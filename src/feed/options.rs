@@ -24,6 +24,8 @@ pub struct FeedOptions {
     pub priority: Vec<(Filter, Tier)>,
     /// Limits of the window.
     pub window: Limits,
+    /// Readers stop at an event that ends them.
+    pub is_finite: bool,
 }
 
 /// Event as the feeds of a route show it.
@@ -161,9 +163,18 @@ impl FeedOptions {
         }
     }
 
+    /// True if the event ends the readers of this feed.
+    pub(super) fn ends(&self, event: &Event) -> bool {
+        self.is_finite && event.is_end
+    }
+
     /// Tier on this route: the event's own, or from the rules, or normal.
     #[must_use]
     pub fn tier(&self, event: &Event) -> Tier {
+        if self.ends(event) {
+            // It is never skipped.
+            return Tier::Critical;
+        }
         let ruled = || {
             self.priority
                 .iter()

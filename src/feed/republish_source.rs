@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Instant;
 
+use futures_util::future::BoxFuture;
 use tokio::sync::mpsc;
 
 use crate::event::{Event, Position, SourceTag};
@@ -118,6 +119,18 @@ impl Source for RepublishSource {
         start: Start,
     ) -> OpenFuture<'a> {
         Box::pin(self.open_reader(filters, options, start))
+    }
+
+    fn is_finished<'a>(
+        &'a self,
+        filters: &'a FilterSet,
+        seq: u64,
+    ) -> BoxFuture<'a, Result<bool, OpenError>> {
+        Box::pin(opening::is_finished(
+            Some(&**self.replay_pool.archive()),
+            filters,
+            seq,
+        ))
     }
 
     fn sweep(&self, now: Instant) {

@@ -72,6 +72,19 @@ pub trait Source: fmt::Debug + Send + Sync {
         start: Start,
     ) -> OpenFuture<'a>;
 
+    /// Returns whether a reader of a finite event stream with everything up to this sequence number
+    /// has everything: no message follows, and the newest one ends it.
+    ///
+    /// # Errors
+    /// [`OpenError`] if NATS is not available.
+    fn is_finished<'a>(
+        &'a self,
+        _filters: &'a FilterSet,
+        _seq: u64,
+    ) -> BoxFuture<'a, Result<bool, OpenError>> {
+        Box::pin(std::future::ready(Ok(false)))
+    }
+
     /// Messages that the server has ready and the source has not received; 0 if the server pushes
     /// them.
     fn pending(&self) -> u64 {

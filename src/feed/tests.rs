@@ -28,6 +28,7 @@ pub(super) fn event(seq: u64, subject: &str) -> Event {
         subject: subject.into(),
         name: None,
         tier: None,
+        is_end: false,
         message_id: None,
         data: format!("{seq}").into(),
         received: std::time::Instant::now(),

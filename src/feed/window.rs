@@ -152,6 +152,8 @@ pub(super) struct Window {
     envelope: Envelope,
     /// Framing of the feed.
     framing: Framing,
+    /// Readers stop at an event that ends them.
+    is_finite: bool,
     /// Bytes charged to the budget.
     charged: usize,
     /// Index of the newest critical event.
@@ -219,6 +221,7 @@ impl Window {
             limits: options.window,
             envelope: budget.envelope(),
             framing: options.framing,
+            is_finite: options.is_finite,
             budget,
             charged: 0,
             critical: None,
@@ -405,6 +408,11 @@ impl Window {
     /// Framing of its events.
     pub(super) fn framing(&self) -> Framing {
         self.framing
+    }
+
+    /// True if the event ends its readers.
+    pub(super) fn ends(&self, event: &FeedEvent) -> bool {
+        self.is_finite && event.encoded.event.is_end
     }
 
     /// Envelope of its events.

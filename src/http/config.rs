@@ -195,8 +195,10 @@ pub struct RouteConfig {
     pub last_event_id_query: Option<Box<str>>,
     /// Answer to a client whose position is no longer retained.
     pub expired: Expired,
-    /// Where the event stream of a client without an id begins.
+    /// Beginning of the event stream of a client without an id.
     pub begin: RouteBegin,
+    /// An event can end the event stream for good.
+    pub finite: bool,
     /// Beginnings that a client can ask for. `None`: it cannot.
     pub begin_by_client: Option<BeginByClient>,
     /// End of an event stream whose client is expected to reconnect.
@@ -229,6 +231,7 @@ impl RouteConfig {
             expired: Expired::default(),
             begin: RouteBegin::default(),
             begin_by_client: None,
+            finite: false,
             close: CloseStyle::default(),
             cors: CorsConfig::default(),
         }

@@ -90,6 +90,8 @@ pub(in crate::http) struct RouteMetrics {
     gaps: [IntCounter; GapReason::ALL.len()],
     missed_events: [IntCounter; GapReason::ALL.len()],
     shed_events: [IntCounter; Tier::ALL.len()],
+    /// Requests of clients that have everything.
+    pub(in crate::http) finished: IntCounter,
 }
 
 /// Function that returns the source of a route's configuration.
@@ -241,6 +243,7 @@ impl Route {
                 event: config.event.clone(),
                 priority: config.priority.clone(),
                 window: config.window,
+                is_finite: config.finite,
             })
         });
         let metrics = RouteMetrics::new(&label, metrics);
@@ -327,6 +330,7 @@ impl RouteMetrics {
             }),
             route: label.clone(),
             closed: closed.clone(),
+            finished: metrics.finished_total.with_label_values(&[route]),
             gaps: GapReason::ALL.map(|reason| {
                 metrics
                     .gaps_total

@@ -25,6 +25,8 @@ pub enum CloseReason {
     Revoked,
     /// An operator or an application ended the event streams of the client once. It may return.
     Kicked,
+    /// The client has every event of a finite event stream.
+    End,
 }
 
 /// Representation of one reason.
@@ -38,7 +40,7 @@ struct Row {
 
 impl CloseReason {
     /// Every reason, in the order of the variants.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Client,
         Self::Drain,
         Self::Age,
@@ -48,6 +50,7 @@ impl CloseReason {
         Self::Expired,
         Self::Revoked,
         Self::Kicked,
+        Self::End,
     ];
 
     const fn row(self) -> Row {
@@ -61,6 +64,8 @@ impl CloseReason {
             Self::Expired => ("expired", true, Level::INFO),
             Self::Revoked => ("revoked", true, Level::INFO),
             Self::Kicked => ("kicked", true, Level::INFO),
+            // The client receives `sidestream.end` instead.
+            Self::End => ("end", false, Level::INFO),
         };
         Row {
             label,

@@ -1,4 +1,4 @@
-//! Where an event stream of a client without an id begins: live, first, `since`, `last`.
+//! Beginnings of event streams without an id: live, first, `since`, `last`.
 
 use std::time::Duration;
 
@@ -181,7 +181,14 @@ async fn last_events_come_from_memory_or_from_the_stream() {
     fixture.publish("a.7", "next").await;
     assert_eq!(none.next().await.data, "next");
     eventually(RECOVERY, "no consumer is left of the searches", || async {
-        fixture.stream.get_info().await.unwrap().state.consumer_count == 1
+        fixture
+            .stream
+            .get_info()
+            .await
+            .unwrap()
+            .state
+            .consumer_count
+            == 1
     })
     .await;
 }
@@ -205,7 +212,10 @@ async fn burst_long_ago_does_not_disturb_the_last_events() {
     })
     .await;
     assert_eq!(fixture.read("/one/7?last=50", 50).await, texts(4950..5000));
-    assert_eq!(fixture.read("/one/7?last=500", 500).await, texts(4500..5000));
+    assert_eq!(
+        fixture.read("/one/7?last=500", 500).await,
+        texts(4500..5000)
+    );
 }
 
 #[tokio::test]
@@ -240,8 +250,14 @@ async fn deleted_messages_do_not_move_the_beginning() {
         fixture.stream.delete_message(sequence).await.unwrap();
     }
     let left = texts((1..=200).filter(|one| *one < 100 || one % 3 == 0));
-    assert_eq!(fixture.read("/all?last=20", 20).await, left[left.len() - 20..]);
-    assert_eq!(fixture.read("/all?last=80", 80).await, left[left.len() - 80..]);
+    assert_eq!(
+        fixture.read("/all?last=20", 20).await,
+        left[left.len() - 20..]
+    );
+    assert_eq!(
+        fixture.read("/all?last=80", 80).await,
+        left[left.len() - 80..]
+    );
     assert_eq!(fixture.read("/all?since=1h", left.len()).await, left);
 }
 
@@ -256,7 +272,11 @@ async fn beginning_that_is_not_valid_or_not_allowed_is_rejected() {
         let code = fixture.rejection(target).await;
         assert_eq!(code, (400, "bad_begin".to_owned()), "{target}");
     }
-    for target in ["/all?since=2h", "/all?last=501", "/all?since=2020-01-01T00:00:00Z"] {
+    for target in [
+        "/all?since=2h",
+        "/all?last=501",
+        "/all?since=2020-01-01T00:00:00Z",
+    ] {
         let code = fixture.rejection(target).await;
         assert_eq!(code, (400, "begin_out_of_range".to_owned()), "{target}");
     }
@@ -287,7 +307,11 @@ async fn id_of_a_browser_wins_over_the_url_that_it_repeats() {
     let mut client = fixture.open("/all?last=50").await;
     let events = client.take(50).await;
     drop(client);
-    for target in ["/all?last=50", "/all?since=2020-01-01T00:00:00Z", "/all?last=x"] {
+    for target in [
+        "/all?last=50",
+        "/all?since=2020-01-01T00:00:00Z",
+        "/all?last=x",
+    ] {
         let mut resumed = SseClient::get(fixture.sidestream.url(target))
             .last_event_id(&events[20].id)
             .connect()
@@ -328,11 +352,18 @@ async fn beginning_is_the_same_in_json_lines_and_on_a_republished_stream() {
     let routes = format!("routes: [{{ path: /r, {source}, begin: first, {BY_CLIENT} }}]");
     let sidestream = Sidestream::start(config(&nats, &routes)).await;
     let odd = |first: u64| texts((first..=60).filter(|one| one % 2 == 1));
-    for (target, expected) in [("/r", odd(1)), ("/r?last=7", odd(47)), ("/r?since=1h", odd(1))] {
+    for (target, expected) in [
+        ("/r", odd(1)),
+        ("/r?last=7", odd(47)),
+        ("/r?since=1h", odd(1)),
+    ] {
         let url = sidestream.url(target);
         let mut reader = Request::new(&url).send().await;
         let events = reader.events(expected.len()).await;
-        let seen: Vec<String> = events.iter().map(|event| event["data"].to_string()).collect();
+        let seen: Vec<String> = events
+            .iter()
+            .map(|event| event["data"].to_string())
+            .collect();
         assert_eq!(seen, expected, "{target}");
         let mut client = SseClient::get(&url).connect().await;
         let events = client.take(expected.len()).await;
@@ -352,7 +383,11 @@ async fn stream_that_discards_old_messages_all_the_time_begins_without_a_gap() {
     let publishing = tokio::spawn(async move {
         for number in 401_u64.. {
             let subject = format!("a.{}", number % 50);
-            if client.publish(subject, number.to_string().into()).await.is_err() {
+            if client
+                .publish(subject, number.to_string().into())
+                .await
+                .is_err()
+            {
                 return;
             }
             tokio::time::sleep(Duration::from_micros(200)).await;

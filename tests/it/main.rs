@@ -19,6 +19,7 @@ mod config;
 mod demo;
 mod event_streams;
 mod examples;
+mod finite;
 mod front;
 mod history;
 mod metrics;

@@ -31,6 +31,8 @@ const NAMES: &[(&str, &str)] = &[
     ("throttled_total", "limit"),
     ("health_check", "check, status"),
     ("pressure_level", "level"),
+    ("begins_total", "begin"),
+    ("finished_total", "route"),
     ("resumes_total", "outcome"),
     ("replays_running", ""),
     ("replays_queued", ""),

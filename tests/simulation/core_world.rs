@@ -206,6 +206,7 @@ impl World {
                 subject: subject.as_str().into(),
                 name: None,
                 tier: None,
+                is_end: false,
                 message_id: None,
                 data: payload(content).into(),
                 received: now(),

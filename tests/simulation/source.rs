@@ -194,6 +194,7 @@ impl Source {
             subject: record.subject.clone(),
             name: None,
             tier: None,
+            is_end: false,
             message_id: None,
             data: payload(record.content).into(),
             received,
@@ -273,6 +274,10 @@ impl Archive for SimulatedArchive {
                 fingerprint: None,
             })
         })
+    }
+
+    fn end<'a>(&'a self, _: &'a FilterSet) -> BoxFuture<'a, Option<u64>> {
+        Box::pin(async { Ok(None) })
     }
 
     fn read(&self, filters: &FilterSet, after: u64) -> Box<dyn Pages> {

@@ -43,6 +43,7 @@ fn event(seq: u64, tag: SourceTag) -> Event {
         },
         name: None,
         tier: None,
+        is_end: false,
         message_id: None,
         data: format!("{seq}").into(),
         received: Instant::now(),

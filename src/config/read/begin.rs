@@ -1,4 +1,4 @@
-//! Reads `begin` and `begin_by_client` of a route, and checks that its sources have a past.
+//! Reads `begin_by_client` of a route, and checks that its sources have a beginning and an end.
 
 use crate::config::reader::ValueReader;
 use crate::config::reader::map::MapReader;
@@ -46,6 +46,13 @@ pub(super) fn check_begin(keys: &MapReader<'_>, route: &RouteConfig) {
                 Some("capture the subjects in a JetStream stream, and name it in `sources`"),
             );
         }
+    }
+    if route.finite && !(has_stream && route.sources.len() == 1) {
+        keys.error(
+            "finite",
+            "a finite event stream has one source, and it is a JetStream stream",
+            Some("the newest message of a JetStream stream says whether its events have ended"),
+        );
     }
     if route.begin_by_client.is_none() {
         return;

@@ -276,6 +276,7 @@ fn options(keys: &mut MapReader<'_>, default: RouteConfig) -> RouteConfig {
         begin: keys.get_or("begin", default.begin, |value| {
             value.one_of(&RouteBegin::ALL)
         }),
+        finite: keys.get_or("finite", default.finite, ValueReader::boolean),
         begin_by_client: keys.nullable("begin_by_client", default.begin_by_client, begin_by_client),
         expired: keys.get_or("expired", default.expired, |value| value.one_of(&EXPIRED)),
         slow: keys.get_or("slow", default.slow, slow),

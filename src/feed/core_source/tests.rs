@@ -67,6 +67,7 @@ async fn core_feed_subscribes_once_and_unsubscribes_after_the_idle_period() {
     append(&mut writer, vec![event(0, "a"), event(0, "a")]);
     assert_eq!(drain(&mut one.cursor), [Ok(2), Ok(3)]);
     let named = |name: &str| Event {
+        is_end: false,
         message_id: Some(name.into()),
         ..event(0, "a")
     };
@@ -165,6 +166,7 @@ async fn feeds_share_subscriptions_and_receive_each_message_once() {
     );
     let named = |subject: &str| {
         Received::Event(Event {
+            is_end: false,
             message_id: Some("7".into()),
             ..event(0, subject)
         })

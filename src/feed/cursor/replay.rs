@@ -49,13 +49,15 @@ impl Cursor {
                         encoding,
                         position,
                         tier,
+                        is_end: feed.options.ends(&encoded.event),
                         received: encoded.event.received,
                     });
                     // Events of a page cannot be skipped: the tier of the next one is not known.
                     if let Some(throttle) = &mut policy.throttle {
                         throttle.record();
                     }
-                    bytes < policy.budget && is_ready(&mut policy.throttle)
+                    let is_end = feed.options.ends(&encoded.event);
+                    !is_end && bytes < policy.budget && is_ready(&mut policy.throttle)
                 })
             } else {
                 ReplayProgress::Changed

@@ -183,7 +183,8 @@ impl Subscriber {
         );
     }
 
-    /// Takes one event. False if the throttle defers it.
+    /// Takes one event. False if it is the last one of this read: the throttle defers it, or it ends
+    /// the reader.
     fn take_event(
         &mut self,
         window: &Window,
@@ -213,8 +214,9 @@ impl Subscriber {
         pass.bytes += encoding.len();
         self.position = position;
         let is_last = self.offset.index == window.end();
-        pass.batch.push_event(event, encoding, is_last);
-        true
+        let is_end = window.ends(event);
+        pass.batch.push_event(event, encoding, is_last, is_end);
+        !is_end
     }
 
     /// Takes one gap.

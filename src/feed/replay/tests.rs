@@ -48,6 +48,7 @@ fn event(tag: SourceTag, seq: u64) -> Event {
         subject: format!("s.{}", seq % 10).into(),
         name: None,
         tier: None,
+        is_end: false,
         message_id: None,
         data: format!("{seq}").into(),
         received: std::time::Instant::now(),
@@ -82,6 +83,10 @@ impl Archive for Arc<Source> {
                 fingerprint: None,
             })
         })
+    }
+
+    fn end<'a>(&'a self, _: &'a FilterSet) -> BoxFuture<'a, Option<u64>> {
+        Box::pin(async { Ok(None) })
     }
 
     fn read(&self, filters: &FilterSet, after: u64) -> Box<dyn Pages> {

@@ -66,6 +66,16 @@ pub(super) fn options(methods: HeaderValue) -> Response<Bytes> {
     response
 }
 
+/// Answer to a client that has every event of a finite event stream. An `EventSource` stops for good.
+pub(super) fn finished() -> Response<Bytes> {
+    let mut response = Response::new(Bytes::new());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    let headers = response.headers_mut();
+    headers.insert(X_CONTENT_TYPE_OPTIONS, NO_SNIFF);
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
 /// Answer with JSON that no cache keeps.
 pub(super) fn json(status: StatusCode, body: Bytes) -> Response<Bytes> {
     let mut response = Response::new(body);

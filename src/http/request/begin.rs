@@ -1,5 +1,4 @@
-//! Where the event stream of a client without an id begins: `?since=`, `?last=`, or as the route
-//! says.
+//! Beginning of the event stream of a client without an id: `?since=`, `?last=`, or as the route says.
 //!
 //! A position of the client always wins: a browser repeats its first URL on every reconnect, with the
 //! id of its last event. The parameters are then not read at all. Without `begin_by_client` on the

@@ -17,7 +17,7 @@ use hyper::header::HeaderMap;
 use hyper::{Method, Response};
 
 use super::admission::admit;
-use super::answer::{Answer, event_stream_head};
+use super::answer::{Answer, event_stream_head, finished};
 use super::begin::beginning;
 use super::negotiate::negotiate;
 use super::rejection::Rejection;
@@ -111,7 +111,9 @@ pub(in crate::http) async fn open_stream(
         framing,
         browser: is_browser(asked.request.headers),
     };
-    let stream = EventStream::open(context, opening).await?;
+    let Some(stream) = EventStream::open(context, opening).await? else {
+        return Ok(Answer::Text(finished()));
+    };
     check.confirm(asked, is_named, stream.state());
     Ok(Answer::Events(head, Box::new(stream)))
 }

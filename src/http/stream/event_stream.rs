@@ -146,7 +146,8 @@ impl EventStream {
 
     /// Returns true if its end must look like a broken connection (the route's `close: abort`).
     pub(in crate::http) fn is_aborted(&self) -> bool {
-        self.state.route.config.close == CloseStyle::Abort
+        // A client that treats a regular end as final is right about this one.
+        self.state.route.config.close == CloseStyle::Abort && self.ending != Some(CloseReason::End)
     }
 
     /// Returns the next bytes, or waits for them. In the same poll the caller must have called
@@ -177,11 +178,15 @@ impl EventStream {
         // and resumes for the rest.
         let is_denied = matches!(
             self.ending,
-            Some(CloseReason::Slow | CloseReason::Expired | CloseReason::Revoked)
+            Some(
+                CloseReason::Slow | CloseReason::Expired | CloseReason::Revoked | CloseReason::End
+            )
         );
         if !is_denied {
-            if let Some(close) = self.poll_events(task, out, shedder.as_mut()) {
-                self.end(close);
+            match self.poll_events(task, out, shedder.as_mut()) {
+                Some(CloseReason::End) => self.finish(),
+                Some(close) => self.end(close),
+                None => {}
             }
             if let Some(shedder) = &shedder {
                 self.count_skipped(shedder.skipped());
@@ -259,6 +264,7 @@ impl EventStream {
             .is_some_and(|limits| limits.events().is_some());
         let [cursor] = &self.cursors[..] else { return };
         if !has_rate
+            && !self.state.route.config.finite
             && self.will_be_woken()
             && self.state.is_active()
             && !self.state.has_slow_mark()
@@ -315,6 +321,14 @@ impl EventStream {
         self.ending = Some(close);
     }
 
+    /// Ends a finite event stream. It replaces an end that has begun: no event is left for another
+    /// connection.
+    fn finish(&mut self) {
+        self.state.close(CloseReason::End);
+        self.pending_events = 0;
+        self.ending = Some(CloseReason::End);
+    }
+
     /// Begins to shed events of a client that was slow until now, or ends it if too many wait.
     fn start_shedding(&mut self) -> Option<Shedder> {
         let waiting = self.state.lag().events;
@@ -333,7 +347,7 @@ impl EventStream {
         mut shedder: Option<&mut Shedder>,
     ) -> Option<CloseReason> {
         let mut caught_up = true;
-        let mut ended = false;
+        let mut end = None;
         let mut limits = self.limits.take();
         let was_waiting = is_waiting(limits.as_deref());
         // Events that are pending at the end are not limited.
@@ -358,11 +372,13 @@ impl EventStream {
             };
             match self.cursors[source].poll_read(task, &mut out.batch, &mut policy) {
                 Poll::Ready(Read::Some) => caught_up = false,
-                Poll::Ready(Read::Ended) => ended = true,
+                Poll::Ready(Read::Ended) => end = Some(CloseReason::Upstream),
                 Poll::Pending => continue,
             }
             let before = out.stats.events;
-            self.write_items(source, out);
+            if self.write_items(source, out) {
+                end = Some(CloseReason::End);
+            }
             let written = (out.stats.events - before) as u32;
             self.pending_events = self.pending_events.saturating_sub(written);
         }
@@ -380,7 +396,7 @@ impl EventStream {
             self.state.set_caught_up();
             self.log_active();
         }
-        ended.then_some(CloseReason::Upstream)
+        end
     }
 
     /// Sets the timer if events wait for tokens.
@@ -399,8 +415,9 @@ impl EventStream {
     }
 
     /// Moves the items that a cursor has read to the output. With several sources each event gets
-    /// an id of all positions.
-    fn write_items(&mut self, source: usize, out: &mut WriteBatch) {
+    /// an id of all positions. Returns true if the client of a finite event stream has everything.
+    fn write_items(&mut self, source: usize, out: &mut WriteBatch) -> bool {
+        let mut is_end = false;
         let mut items = std::mem::take(&mut out.batch.items);
         // The ids of a client of several sources are its own. Every item sets the position in its
         // source; those in the others do not change here.
@@ -416,8 +433,10 @@ impl EventStream {
                     encoding,
                     position,
                     received,
+                    is_end: is_last,
                     ..
                 } => {
+                    is_end |= is_last;
                     out.count(1, received);
                     if has_one_source {
                         out.push_events(encoding.into_enveloped(), false);
@@ -448,6 +467,7 @@ impl EventStream {
             self.last_id = self.last_write;
             out.stats.batched_at = Some(now);
         }
+        is_end
     }
 
     /// Writes an event of several sources: the bytes that clients share, and an id of all positions.

@@ -1,7 +1,7 @@
 //! Conversion of a NATS message into an event: pure, total, and without panics on any input.
 //!
-//! Headers used: `Sidestream-Event` (event name), `Sidestream-Priority` (tier), `Nats-Msg-Id`
-//! (deduplication of core messages), and the removal markers of KV buckets and of nats-server. An
+//! Headers used: `Sidestream-Event` (event name), `Sidestream-Priority` (tier), `Sidestream-End` (end
+//! of a finite event stream), `Nats-Msg-Id` (deduplication of core messages), and the removal markers of KV buckets and of nats-server. An
 //! invalid name or tier is ignored and counted. A payload above [`PAYLOAD_BYTES_MAX`] gives no
 //! event, and the caller reports a gap. [`AckInfo`] parses the reply subject of a JetStream
 //! delivery.
@@ -24,6 +24,10 @@ const NAME: &str = "Sidestream-Event";
 /// Header with the tier.
 const TIER: &str = "Sidestream-Priority";
 
+/// Header of the message that ends a finite event stream, with the value [`TRUE`].
+const END: &str = "Sidestream-End";
+const TRUE: &str = "true";
+
 /// Header that identifies a repeated message.
 const ID: &str = "Nats-Msg-Id";
 
@@ -43,6 +47,8 @@ pub(crate) struct MessageFields<'a> {
     pub(crate) name: Option<&'a str>,
     /// The header [`TIER`].
     pub(crate) tier: Option<&'a str>,
+    /// The message has the header [`END`].
+    pub(crate) is_end: bool,
     /// The header [`ID`] of a message that was not stored: JetStream deduplicates stored messages
     /// itself.
     pub(crate) id: Option<&'a str>,
@@ -75,6 +81,7 @@ impl<'a> MessageFields<'a> {
             subject,
             name: header(NAME),
             tier: header(TIER),
+            is_end: header(END) == Some(TRUE),
             id: None,
             removed: removed.filter(is_removal),
             payload,
@@ -117,6 +124,17 @@ fn is_removal(reason: &&str) -> bool {
     REMOVALS.contains(reason)
 }
 
+/// Returns true if headers, as NATS writes them, have the header [`END`].
+pub(crate) fn has_end(headers: &[u8]) -> bool {
+    headers.split(|byte| *byte == b'\n').any(|line| {
+        let mut parts = line.splitn(2, |byte| *byte == b':');
+        parts.next() == Some(END.as_bytes())
+            && parts
+                .next()
+                .is_some_and(|value| value.trim_ascii() == TRUE.as_bytes())
+    })
+}
+
 /// Result of decoding a message.
 #[derive(Debug)]
 pub(crate) struct Decoded {
@@ -150,6 +168,7 @@ pub(crate) fn to_event(
             subject: Arc::from(fields.subject),
             name,
             tier,
+            is_end: fields.is_end,
             message_id: fields.id.map(Box::from),
             data: match fields.removed {
                 // Copied: a slice would keep the client's read buffer of 64 KiB alive for a hundred

@@ -4,7 +4,7 @@
 //! that a new consumer has pending, so a few consumers at earlier and earlier sequences find a start
 //! with enough of them ([`Search`]); one more reads the headers of the few that are too many. A time
 //! is found by a search over publish times, because only servers from 2.11 on accept a time in
-//! `STREAM.MSG.GET`, and the leader must answer: a replica may be behind it.
+//! `STREAM.MSG.GET`, and a replica that lags must not answer.
 //!
 //! ```text
 //! First: stream state ------------------------------------------> first_seq - 1

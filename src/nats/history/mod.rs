@@ -100,6 +100,22 @@ impl Archive for JetStreamArchive {
         })
     }
 
+    fn end<'a>(&'a self, filters: &'a FilterSet) -> BoxFuture<'a, Option<u64>> {
+        Box::pin(async move {
+            let context = &self.0;
+            let newest = context
+                .nats
+                .0
+                .api
+                .newest_stored(&context.stream, &filters.disjoint())
+                .await;
+            let newest = newest.map_err(|error| context.unavailable(&error))?;
+            Ok(newest
+                .filter(|newest| newest.is_end)
+                .map(|newest| newest.sequence))
+        })
+    }
+
     fn is_rejecting(&self) -> bool {
         self.0.read_health.is_rejecting()
     }

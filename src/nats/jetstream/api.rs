@@ -15,6 +15,8 @@ use async_nats::client::RequestErrorKind;
 use async_nats::jetstream::consumer::{self, IntoConsumerConfig as _, pull};
 use async_nats::jetstream::response::Response;
 use async_nats::jetstream::{self, ErrorCode};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -25,6 +27,7 @@ pub(crate) use super::error::JetStreamError;
 use super::error::SEQUENCE_MAX;
 use crate::event::{Fingerprint, Position, SourceTag};
 use crate::nats::connection::NatsConnection;
+use crate::nats::decode::message::has_end;
 use crate::nats::republish::mapping::Republish;
 use crate::subject::{Filter, is_reserved};
 
@@ -77,6 +80,8 @@ pub(crate) struct Stored {
     pub(crate) sequence: u64,
     /// In unix nanoseconds.
     pub(crate) published: i128,
+    /// It ends finite event streams.
+    pub(crate) is_end: bool,
 }
 
 impl StreamState {
@@ -209,21 +214,34 @@ impl Api {
         self.message(stream, &request).await
     }
 
-    /// Sequence of the last message that the filter selects.
+    /// Last message that any of the filters selects.
+    pub(crate) async fn newest_stored(
+        &self,
+        stream: &str,
+        filters: &[Filter],
+    ) -> Result<Option<Stored>, JetStreamError> {
+        let asked = filters
+            .iter()
+            .map(|filter| self.last_stored(stream, filter));
+        let found = futures_util::future::try_join_all(asked).await?;
+        Ok(found
+            .into_iter()
+            .flatten()
+            .max_by_key(|stored| stored.sequence))
+    }
+
+    /// Last message that the filter selects.
     pub(crate) async fn last_stored(
         &self,
         stream: &str,
         filter: &Filter,
-    ) -> Result<Option<u64>, JetStreamError> {
+    ) -> Result<Option<Stored>, JetStreamError> {
         let request = MessageRequest {
             seq: None,
             next_by_subj: None,
             last_by_subj: Some(filter.as_str()),
         };
-        Ok(self
-            .message(stream, &request)
-            .await?
-            .map(|stored| stored.sequence))
+        self.message(stream, &request).await
     }
 
     async fn message(
@@ -508,6 +526,9 @@ struct RawMessage {
     subject: String,
     seq: u64,
     time: String,
+    /// Base64.
+    #[serde(default)]
+    hdrs: String,
 }
 
 impl RawMessage {
@@ -516,6 +537,9 @@ impl RawMessage {
             published: nanos(&self.time)?,
             subject: self.subject,
             sequence: self.seq,
+            is_end: BASE64
+                .decode(self.hdrs)
+                .is_ok_and(|headers| has_end(&headers)),
         })
     }
 }

@@ -146,7 +146,7 @@ impl StreamContext {
                     .api
                     .last_stored(&self.config.name, filter)
                     .await?
-                    .unwrap_or(0),
+                    .map_or(0, |stored| stored.sequence),
             );
         }
         Ok(last)

@@ -17,8 +17,13 @@ use crate::http::stream::write_batch::WriteBatch;
 use crate::presence::{CloseReason, Delivered, State, StreamHandle as _};
 
 impl EventStream {
-    /// Writes `retry:` and `sidestream.close` with the position, if clients receive this reason.
+    /// Writes `retry:` and `sidestream.close` with the position, if clients receive this reason; or
+    /// `sidestream.end`.
     pub(super) fn write_close(&mut self, close: CloseReason, out: &mut WriteBatch) {
+        if close == CloseReason::End {
+            let positions = self.positions();
+            return out.write(|bytes| self.encoder().put_end(bytes, &Joined(&positions)));
+        }
         let Some(reason) = close.client_reason() else {
             return;
         };

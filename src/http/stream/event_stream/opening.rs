@@ -3,6 +3,7 @@
 //! ```text
 //! Opening --> claim of a position that a drain recorded, if the client has no id (handover)
 //!         --> one cursor per source, from the id or the beginning:  live | window | history | gap
+//!         --> 204, if the client has every event of a finite event stream
 //!         --> rejection with 416, or:  the reconnection time, then the gaps or the position
 //! ```
 //!
@@ -19,7 +20,7 @@ use crate::auth::revocations::Mark;
 use crate::encoding::Framing;
 use crate::event::id::Joined;
 use crate::event::{EventId, InvalidId};
-use crate::feed::{Begin, Cursor, Gap, GapReason, OpenError, Outcome, Source, Start};
+use crate::feed::{Begin, Cursor, Gap, GapReason, OpenError, Opened, Outcome, Source, Start};
 use crate::http::config::Expired;
 use crate::http::context::Context;
 use crate::http::route::Route;
@@ -41,7 +42,7 @@ pub(in crate::http) struct Opening {
     /// Options of the feeds of all sources.
     pub(in crate::http) options: StreamOptions,
     pub(in crate::http) last_event_id: Option<Vec<u8>>,
-    /// Where it begins without an id.
+    /// Beginning without an id.
     pub(in crate::http) beginning: Beginning,
     pub(in crate::http) client: Box<str>,
     /// The name is that of a client; otherwise it is the address.
@@ -91,6 +92,8 @@ struct OpenedSources {
     outcomes: Vec<Outcome>,
     gaps: Vec<OpeningGap>,
     confirmed: Confirmed,
+    /// The client has every event of a finite event stream.
+    is_finished: bool,
 }
 
 impl Opening {
@@ -133,17 +136,21 @@ impl Opening {
 impl EventStream {
     /// Opens an event stream. A client without an id continues at the position that a drain has
     /// recorded for it, if there is one.
+    /// `None`: the client has every event of a finite event stream.
     pub(in crate::http) async fn open(
         context: &Arc<Context>,
         mut opening: Opening,
-    ) -> Result<Self, OpenFailure> {
+    ) -> Result<Option<Self>, OpenFailure> {
         let request = opening.claim_request(context);
         if opening.last_event_id.is_some() {
-            let (stream, confirmed) = Self::open_at(context, opening, &Claim::Nothing).await?;
+            let opened = Self::open_at(context, opening, &Claim::Nothing).await?;
+            let Some((stream, confirmed)) = opened else {
+                return Ok(None);
+            };
             if let (Some(request), Some(id)) = (request, confirmed.id()) {
                 handover::discard(context, request, id);
             }
-            return Ok(stream);
+            return Ok(Some(stream));
         }
         let claim = handover::claim(context, request.as_ref()).await;
         if let Claim::Granted(handover) = &claim {
@@ -153,7 +160,7 @@ impl EventStream {
         if let (Err(_), Claim::Granted(handover)) = (&opened, claim) {
             handover::release(context, *handover).await;
         }
-        opened.map(|(stream, _)| stream)
+        Ok(opened?.map(|(stream, _)| stream))
     }
 
     /// Opens a cursor in every source of the route, at the id of the opening.
@@ -161,7 +168,7 @@ impl EventStream {
         context: &Arc<Context>,
         opening: Opening,
         claim: &Claim,
-    ) -> Result<(Self, Confirmed), OpenFailure> {
+    ) -> Result<Option<(Self, Confirmed)>, OpenFailure> {
         let is_claimed = matches!(claim, Claim::Granted(_));
         // A client without an id of its own cannot know that one was rejected.
         let rejects_expired = !is_claimed && opening.rejects_expired();
@@ -180,6 +187,10 @@ impl EventStream {
             rejects_expired,
         )
         .await?;
+        if sources.is_finished {
+            opening.route.metrics.finished.inc();
+            return Ok(None);
+        }
         if rejects_expired && is_expired(&sources.outcomes) {
             return Err(OpenFailure::Expired);
         }
@@ -224,7 +235,7 @@ impl EventStream {
         for OpeningGap { gap, source } in sources.gaps {
             stream.report_gap(gap, source, &positions);
         }
-        Ok((stream, sources.confirmed))
+        Ok(Some((stream, sources.confirmed)))
     }
 
     /// Registers the event stream and writes its first bytes.
@@ -323,11 +334,18 @@ async fn open_sources(
         outcomes: Vec::with_capacity(route.sources.len()),
         gaps: Vec::new(),
         confirmed: Confirmed::default(),
+        is_finished: false,
     };
     for (index, (route_source, filters)) in route.sources.iter().zip(filters).enumerate() {
         let source = &*route_source.source;
         let start = start(id, begin, source)?;
         let mut opened = source.open(filters.clone(), &options.options, start).await;
+        if let (true, Some(_), Ok(opened)) = (route.config.finite, id, &opened)
+            && may_be_finished(opened)
+        {
+            let seq = opened.cursor.position().seq;
+            opened_sources.is_finished = source.is_finished(&filters, seq).await?;
+        }
         if matches!(opened, Err(OpenError::Rejected)) && !rejects_expired {
             // NATS rejects reading the history; live events may still be allowed.
             let start = Start::Unknown(GapReason::Rejected);
@@ -361,6 +379,15 @@ impl OpenedSources {
             gap,
             source: (!is_invalid).then_some(index),
         });
+    }
+}
+
+/// Returns true if the client's position is valid, and memory has no event after it.
+fn may_be_finished(opened: &Opened) -> bool {
+    match opened.outcome {
+        Outcome::Window => opened.cursor.is_caught_up(),
+        Outcome::Archive => true,
+        Outcome::Live | Outcome::Gap(_) => false,
     }
 }
 

@@ -104,6 +104,7 @@ impl Fixture {
             .now_or_never()
             .expect("without presence and history it opens at once")
             .unwrap()
+            .expect("it is not finite")
     }
 
     fn append(&mut self, seq: u64) {
@@ -116,6 +117,7 @@ impl Fixture {
             subject: "a".into(),
             name: None,
             tier: None,
+            is_end: false,
             message_id: None,
             data: format!("event {seq}").into(),
             received: Instant::now(),
