@@ -223,6 +223,18 @@ examples() {
     cat "$source"/go.sum "$source"/main.go >"$folder/installed"
 }
 
+# The applications of tests/application that are not programs of Node.
+applications() {
+    local source=tests/application/go folder=.tools/application-go compiler
+    python_packages application-python tests/application/requirements.txt
+    cat "$source"/go.mod "$source"/main.go | cmp -s - "$folder/installed" && return 0
+    say "building the application in Go"
+    compiler=$(go_compiler)
+    mkdir -p "$folder"
+    (cd "$source" && quietly "$compiler" build -o "$OLDPWD/$folder/application" .)
+    cat "$source"/go.mod "$source"/main.go >"$folder/installed"
+}
+
 # Proxies without a Debian package.
 proxies() {
     local folder=.tools/envoy-$ENVOY
@@ -288,6 +300,7 @@ test)
     npm_packages tests/clients
     npm_packages tests/issuer
     examples
+    applications
     proxies
     kubernetes
     kubectl
@@ -316,6 +329,7 @@ all)
     npm_packages tests/clients
     npm_packages tests/issuer
     examples
+    applications
     proxies
     traefik
     kubernetes

@@ -102,8 +102,21 @@ const pages = {
   subscribe,
   mine,
   status: (request, response) => response.writeHead(Number(request.url.split("/")[2])).end(),
-  early: (_, response) => response.writeHead(413).end("too large"),
+  early: (request, response) => response.writeHead(Number(request.url.split("/")[2] ?? 413)).end("too large"),
+  empty: (request, response) => response.writeHead(Number(request.url.split("/")[2]), { "Content-Length": "0" }).end(),
+  lookalike: async (_, response) => {
+    response.writeHead(200, { "Content-Length": "150" });
+    for (let left = 10; left > 0; left--) {
+      response.write("HTTP/1.1 431 a\n");
+      await new Promise((resolve) => setTimeout(resolve, 5));
+    }
+    response.end();
+  },
   silent: () => {},
+  endless: (_, response) => {
+    const timer = setInterval(() => response.write("piece\n"), 10);
+    response.on("close", () => clearInterval(timer));
+  },
   later: (_, response) => setTimeout(() => response.end("late\n"), 1000),
   cut: (request, response) => {
     response.writeHead(200, { "Content-Length": "100" });
@@ -123,7 +136,7 @@ const server = (isHttp2 ? createHttp2Server : createServer)((request, response) 
   const { method, url } = request;
   report({ kind: "request", method, url });
   response.on("close", () => report({ kind: "end", url, complete: response.writableFinished }));
-  const page = pages[url.split("/")[1]];
+  const page = pages[url.split(/[/?]/)[1]];
   if (page) page(request, response);
   else response.end(`${url}\n`);
 });

@@ -2,14 +2,19 @@
 
 mod bodies;
 mod cache;
+mod concurrency;
 mod drain;
 mod faults;
 mod fields;
 mod heads;
 mod health;
+mod long;
 mod nginx;
+mod rolling;
+mod servers;
 mod subscribe;
 mod tunnel;
+mod wire;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, combinators::BoxBody};
@@ -27,7 +32,7 @@ use testkit::wait::{DEADLINE, within};
 struct Fixture {
     sidestream: Sidestream,
     application: Application,
-    _nats: Nats,
+    nats: Nats,
 }
 
 impl Fixture {
@@ -51,7 +56,7 @@ routes:
         Self {
             sidestream,
             application,
-            _nats: nats,
+            nats,
         }
     }
 

@@ -1,4 +1,5 @@
-//! Application that a sidecar passes requests to: the HTTP server of Node, with pages for the tests.
+//! Application that a sidecar passes requests to, with pages for the tests: the HTTP server of Node,
+//! uvicorn or Go.
 
 use std::io::Write as _;
 use std::net::TcpStream;
@@ -9,11 +10,25 @@ use serde_json::Value;
 
 use crate::nats::free_port;
 use crate::process::Process;
-use crate::repository::root;
+use crate::repository::{root, tool};
 use crate::wait::{DEADLINE, eventually};
+
+/// HTTP server of an application.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Server {
+    /// `node:http`, or `node:http2`.
+    Node,
+    /// uvicorn with the parser h11.
+    UvicornH11,
+    /// uvicorn with the parser httptools, the usual one.
+    UvicornHttptools,
+    /// `net/http`.
+    Go,
+}
 
 /// Running application. Dropping it kills the process.
 pub struct Application {
+    server: Server,
     process: Option<Process>,
     port: u16,
     keep_alive: Duration,
@@ -21,16 +36,22 @@ pub struct Application {
 }
 
 impl Application {
-    /// Starts an application.
+    /// Starts an application with the server of Node.
     pub async fn start() -> Self {
         let mut application = Self::down();
         application.run().await;
         application
     }
 
-    /// Returns an application that does not run yet.
+    /// Returns an application with the server of Node that does not run yet.
     pub fn down() -> Self {
+        Self::of(Server::Node)
+    }
+
+    /// Returns an application with this server that does not run yet.
+    pub fn of(server: Server) -> Self {
         Self {
+            server,
             process: None,
             port: free_port(),
             keep_alive: Duration::from_secs(5),
@@ -64,13 +85,7 @@ impl Application {
 
     /// Starts the process, and returns when it listens.
     pub async fn run(&mut self) {
-        let mut command = Command::new("node");
-        command
-            .arg(root().join("tests/application/application.mjs"))
-            .arg(self.port.to_string())
-            .arg(self.keep_alive.as_millis().to_string())
-            .arg(if self.is_http2 { "h2c" } else { "http" })
-            .env_remove("NODE_OPTIONS");
+        let mut command = self.command();
         self.process = Some(Process::spawn("application", &mut command));
         self.until("the application listens", |reports| {
             reports.iter().any(|report| report["kind"] == "listening")
@@ -78,9 +93,50 @@ impl Application {
         .await;
     }
 
+    fn command(&self) -> Command {
+        let folder = root().join("tests/application");
+        let version = if self.is_http2 { "h2c" } else { "http" };
+        let python = |parser: &str| {
+            let mut command = Command::new(tool("application-python", "bin/python"));
+            command
+                .arg(folder.join("application.py"))
+                .arg(self.port.to_string())
+                .arg(self.keep_alive.as_secs_f64().to_string())
+                .arg(parser);
+            command
+        };
+        match self.server {
+            Server::Node => {
+                let mut command = Command::new("node");
+                command
+                    .arg(folder.join("application.mjs"))
+                    .arg(self.port.to_string())
+                    .arg(self.keep_alive.as_millis().to_string())
+                    .arg(version)
+                    .env_remove("NODE_OPTIONS");
+                command
+            }
+            Server::UvicornH11 => python("h11"),
+            Server::UvicornHttptools => python("httptools"),
+            Server::Go => {
+                let mut command = Command::new(tool("application-go", "application"));
+                command
+                    .arg(self.port.to_string())
+                    .arg(format!("{}ms", self.keep_alive.as_millis()))
+                    .arg(version);
+                command
+            }
+        }
+    }
+
     /// Kills the process.
     pub fn stop(&mut self) {
         self.process = None;
+    }
+
+    /// Server of this application.
+    pub fn server(&self) -> Server {
+        self.server
     }
 
     /// Lines that it has printed: requests, their ends.
@@ -115,7 +171,7 @@ impl Application {
         let end = Instant::now() + DEADLINE;
         while !self.reports().iter().any(|report| report["url"] == *url) {
             assert!(Instant::now() < end, "the application reports a request");
-            std::thread::sleep(Duration::from_millis(1));
+            std::thread::yield_now();
         }
     }
 

@@ -24,11 +24,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::body::{Body as _, Incoming};
+use hyper::header::{CONNECTION, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper::{Request, Response, Version};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncWriteExt as _, copy, sink};
 use tokio::time::{Sleep, sleep, timeout};
 
 use super::detect::Preface;
@@ -48,7 +49,7 @@ use crate::http::request::rejection_code::RejectionCode;
 use crate::http::request::request::Caller;
 use crate::http::request::respond::answer;
 use crate::http::stream::state::Peer;
-use crate::http::transport::{Socket, Transport};
+use crate::http::transport::{LINGER, Socket, Transport};
 use crate::lifecycle::shutdown::{Guard, Token};
 use crate::limit::ConnectionPermit;
 use crate::presence::Protocol;
@@ -92,6 +93,8 @@ struct AfterHyper<T> {
     parked: Option<Parked>,
     /// Tunnel that continues on the socket.
     tunnel: Option<Tunnel>,
+    /// The client may still be sending a request that was answered.
+    is_unread: bool,
 }
 
 /// Future of a response, boxed because hyper's connection is polled without being pinned.
@@ -116,18 +119,29 @@ fn poll_stall(
     end.as_mut().poll(task)
 }
 
-/// Answers a request, by the application if no route has its path. `is_last`: the connection ends
-/// after the response.
+/// Answers a request, by the application if no route has its path.
 async fn http1_answer(
     context: &Arc<Context>,
     caller: &Caller,
     request: Request<Incoming>,
-    is_last: bool,
+    reclaim: &SocketReclaim,
 ) -> Answer {
     let routes = context.routes();
     if let Some(application) = application_of(&routes, &request) {
         let request = request.map(|body| RequestBody::new(RequestBytes::Http1(body)));
-        return pass(context, &routes, &application, caller, request, is_last).await;
+        let progress = request.body().progress();
+        let mut answer = pass(context, &routes, &application, caller, request).await;
+        // A client that is answered early may omit the rest of its body. The next bytes are then
+        // another request, which would be read as content.
+        let is_unread = !progress.is_complete();
+        if is_unread {
+            reclaim.set_unread();
+        }
+        if (is_unread || reclaim.is_blind()) && !matches!(answer, Answer::Tunnel(..)) {
+            let close = HeaderValue::from_static("close");
+            answer.headers_mut().insert(CONNECTION, close);
+        }
+        return answer;
     }
     let has_body = !request.body().is_end_stream();
     // In a box of its own: it is several times as large as the future of a passed request.
@@ -214,6 +228,7 @@ impl Connection {
             early,
             parked,
             tunnel,
+            is_unread,
         } = after;
         if let Some(tunnel) = tunnel {
             tunnel.run(io, &early).await;
@@ -221,7 +236,10 @@ impl Connection {
         }
         let Some(parked) = parked else {
             // The last flush, and the close of TLS. The client may not take it.
-            drop(timeout(LAST_REQUEST, io.shutdown()).await);
+            let closed = timeout(LAST_REQUEST, io.shutdown()).await;
+            if is_unread && matches!(closed, Ok(Ok(()))) {
+                drop(timeout(LINGER, copy(&mut io, &mut sink())).await);
+            }
             return None;
         };
         let writer = ChunkWriter::new(
@@ -308,6 +326,7 @@ impl Connection {
             read_ahead,
             early: parts.read_buf,
             tunnel: reclaim.take_tunnel(),
+            is_unread: reclaim.is_unread(),
             parked: reclaim
                 .take()
                 .filter(|_| reclaim.is_reached() && !reclaim.is_blocked()),
@@ -338,10 +357,11 @@ impl Connection {
                 };
                 caller.peer.protocol = protocol;
                 let answer = match reclaim.begin_head() {
-                    Ok(()) => http1_answer(&context, &caller, request, reclaim.is_blind()).await,
+                    Ok(()) => http1_answer(&context, &caller, request, &reclaim).await,
                     Err(code) => reject(&context, &code.into(), &request),
                 };
                 Ok(answer.into_response(|waiting| match waiting {
+                    Waiting::Passed(body) => Body::Passed(body, reclaim.begin_passed()),
                     Waiting::Events(stream) => {
                         reclaim.park(stream, delimiter);
                         Body::Reclaim(reclaim)

@@ -21,7 +21,7 @@ use tokio::time::{sleep_until, timeout};
 
 use super::cache::Cache;
 use super::config::{ApplicationConfig, ApplicationVersion};
-use super::request_body::{Progress, RequestBody, RequestBytes};
+use super::request_body::{BodyFault, Progress, RequestBody, RequestBytes};
 use super::response_body::InProgress;
 use crate::telemetry::Metrics;
 
@@ -186,7 +186,9 @@ impl Application {
             let deadline = progress.last() + self.config.response_timeout;
             tokio::select! {
                 biased;
-                response = &mut response => return response.map_err(|error| Failure::of(&error)),
+                response = &mut response => {
+                    return response.map_err(|error| Failure::of(&error, progress));
+                }
                 () = sleep_until(deadline.into()) => {}
             }
             if progress.last() + self.config.response_timeout <= Instant::now() {
@@ -213,11 +215,17 @@ fn new_client(config: &ApplicationConfig) -> PooledClient {
 }
 
 impl Failure {
-    fn of(error: &hyper_util::client::legacy::Error) -> Self {
+    /// `progress`: of the body that was sent.
+    fn of(error: &hyper_util::client::legacy::Error, progress: &Progress) -> Self {
         tracing::debug!(
             error = error as &dyn std::error::Error,
             "request to the application failed"
         );
+        match progress.fault() {
+            Some(BodyFault::Cut) => return Self::ClientBody,
+            Some(BodyFault::Malformed) => return Self::MalformedBody,
+            None => {}
+        }
         if error.is_connect() {
             return Self::Unreachable;
         }
@@ -236,9 +244,7 @@ impl Failure {
                 || error.is_closed()
                 || cause.is_some()
         };
-        if is_malformed_body(error) {
-            Self::MalformedBody
-        } else if error.is_user() || error.is_body_write_aborted() {
+        if error.is_user() || error.is_body_write_aborted() {
             Self::ClientBody
         } else if is_closed(error) {
             Self::Closed
@@ -246,21 +252,6 @@ impl Failure {
             Self::Invalid
         }
     }
-}
-
-/// Returns whether the parser has rejected the body of the client, such as the size of a chunk.
-fn is_malformed_body(error: &hyper::Error) -> bool {
-    use io::ErrorKind::{InvalidData, InvalidInput};
-
-    let mut cause = error.source().filter(|_| error.is_user());
-    while let Some(error) = cause {
-        let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
-        if matches!(kind, Some(InvalidData | InvalidInput)) {
-            return true;
-        }
-        cause = error.source();
-    }
-    false
 }
 
 impl fmt::Debug for Application {

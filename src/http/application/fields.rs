@@ -4,6 +4,7 @@
 //! | --- | --- | --- |
 //! | of one connection (`Connection`, what it names, `TE`, `Upgrade`, ...) | removed | removed |
 //! | `Sidestream-*` | removed | removed |
+//! | all fields here, written with `_` for `-` | removed | |
 //! | `Forwarded`, `X-Forwarded-*`, `X-Real-IP` | of trusted proxies only; the own hop is added | kept |
 //! | `Via` | added | added |
 //! | `X-Request-Id` | added if it is missing | kept |
@@ -12,8 +13,8 @@
 use std::net::IpAddr;
 
 use hyper::header::{
-    CONNECTION, EXPECT, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHENTICATE,
-    PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE, VIA,
+    CONNECTION, CONTENT_LENGTH, EXPECT, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue,
+    PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE, VIA,
 };
 
 use crate::auth::provider::Target;
@@ -50,6 +51,19 @@ const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const REQUEST_ID_MAX: usize = 128;
 
 const PREFIX: &str = "sidestream-";
+
+/// Fields besides the hop-by-hop ones that an application must not read under another name.
+const GUARDED: [HeaderName; 7] = [
+    CONTENT_LENGTH,
+    EXPECT,
+    FORWARDED,
+    HOST,
+    VIA,
+    HeaderName::from_static("x-real-ip"),
+    X_REQUEST_ID,
+];
+
+const X_FORWARDED: &str = "x-forwarded-";
 
 const WEBSOCKET: HeaderValue = HeaderValue::from_static("websocket");
 
@@ -127,6 +141,7 @@ pub(super) fn for_application(
         *name == EXPECT
             || (*name == FORWARDED && !writes_forwarded)
             || (!hop.is_trusted && OF_PROXIES.contains(name))
+            || is_disguised(name)
     });
     if accepts_trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
@@ -143,7 +158,9 @@ pub(super) fn for_application(
 
 /// Changes the fields of a response for the client.
 pub(super) fn for_client(headers: &mut HeaderMap) {
-    remove(headers, |_| false);
+    // The chunks win (RFC 9112, 6.3), and the other length would cut the content.
+    let is_chunked = headers.contains_key(TRANSFER_ENCODING);
+    remove(headers, |name| is_chunked && *name == CONTENT_LENGTH);
     headers.append(VIA, HeaderValue::from_static(HopVersion::Http11.via()));
 }
 
@@ -183,6 +200,22 @@ fn remove(headers: &mut HeaderMap, is_other: impl Fn(&HeaderName) -> bool) {
     for name in removed {
         headers.remove(name);
     }
+}
+
+/// Returns whether a name is that of a field which this sidecar writes or removes, but for an
+/// underscore. CGI and WSGI know no difference between `X_Forwarded_For` and `X-Forwarded-For`.
+fn is_disguised(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    if !name.contains('_') {
+        return false;
+    }
+    let name = name.replace('_', "-");
+    name.starts_with(PREFIX)
+        || name.starts_with(X_FORWARDED)
+        || HOP_BY_HOP
+            .iter()
+            .chain(&GUARDED)
+            .any(|known| known.as_str() == name)
 }
 
 fn add_forwarded(headers: &mut HeaderMap, target: &Target<'_>, hop: Hop) {

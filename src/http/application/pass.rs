@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use hyper::header::{CONNECTION, HeaderValue, TRANSFER_ENCODING};
+use hyper::header::{HeaderValue, TRANSFER_ENCODING};
 use hyper::http::request::Parts;
 use hyper::http::uri::PathAndQuery;
 use hyper::upgrade::OnUpgrade;
@@ -40,14 +40,13 @@ pub(in crate::http) fn application_of<B>(
     (!is_own).then(|| Arc::clone(application))
 }
 
-/// Passes a request. `is_last`: the connection ends after the response.
+/// Passes a request.
 pub(in crate::http) async fn pass(
     context: &Arc<Context>,
     routes: &Routes,
     application: &Application,
     caller: &Caller,
     request: Request<RequestBody>,
-    is_last: bool,
 ) -> Answer {
     let (head, body) = request.into_parts();
     // A rejection, and what the application receives of it, depend on the head as it was sent.
@@ -67,11 +66,11 @@ pub(in crate::http) async fn pass(
                 has_body: !body.is_empty(),
             });
             let head = || for_application(routes, application, caller, &sent, &path, id.clone());
-            exchange(application, asking, head, body, &is_event_source).await
+            exchange(application, &sent, asking, head, body, &is_event_source).await
         }
         Err(rejection) => Err(rejection),
     };
-    let mut answer = passed.unwrap_or_else(|rejection| {
+    let answer = passed.unwrap_or_else(|rejection| {
         let stream = is_event_source().then_some(Framing::Sse);
         let rejection = Rejection {
             stream,
@@ -88,10 +87,6 @@ pub(in crate::http) async fn pass(
             config.forwarded_header,
         );
         log.end(client, &sent, answer.status());
-    }
-    if is_last {
-        let close = HeaderValue::from_static("close");
-        answer.headers_mut().insert(CONNECTION, close);
     }
     answer
 }
@@ -114,20 +109,21 @@ fn check(
 /// for. `head` returns the head that the application receives.
 async fn exchange(
     application: &Application,
+    sent: &Request<()>,
     asking: Option<Asking<'_>>,
     head: impl Fn() -> Parts,
     body: RequestBody,
     is_event_source: &(impl Fn() -> bool + Sync),
 ) -> Result<Answer, Rejection> {
-    let sent = match application.cache().filter(|_| !is_event_source()) {
+    let answered = match application.cache().filter(|_| !is_event_source()) {
         Some(cache) => cache::send(cache, application, head(), body).await?,
         None => {
-            let sent = application.send(head, body).await;
-            let (response, in_progress) = sent.map_err(RejectionCode::from)?;
+            let answered = application.send(head, body).await;
+            let (response, in_progress) = answered.map_err(RejectionCode::from)?;
             Sent::Application(response, in_progress, None)
         }
     };
-    let (mut response, in_progress, cache_reason) = match sent {
+    let (mut response, in_progress, cache_reason) = match answered {
         Sent::Complete(response) => return Ok(Answer::Passed(response)),
         Sent::Application(response, in_progress, reason) => (response, in_progress, reason),
     };
@@ -139,6 +135,7 @@ async fn exchange(
     }
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let upgrade: Option<OnUpgrade> = response.extensions_mut().remove();
+        let upgrade = upgrade.filter(|_| fields::is_websocket(sent.headers()));
         let upgrade = upgrade.ok_or(RejectionCode::ApplicationInvalid)?;
         let (mut head, _) = response.into_parts();
         fields::for_tunnel(&mut head.headers);

@@ -1,9 +1,10 @@
 //! Body of a passed request, from either protocol, with its progress.
 
 use std::error::Error;
+use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -34,12 +35,23 @@ type BodyError = Box<dyn Error + Send + Sync>;
 
 /// Progress of a body on its way to the application.
 #[derive(Debug)]
-pub(super) struct Progress {
+pub(in crate::http) struct Progress {
     began: Instant,
     /// Milliseconds from `began` to the last bytes.
     last: AtomicU64,
     /// The application has the whole body.
     is_complete: AtomicBool,
+    /// Fault of the client that has ended the body.
+    fault: OnceLock<BodyFault>,
+}
+
+/// Fault of a client in the body of its request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum BodyFault {
+    /// The client has left, or reset its request.
+    Cut,
+    /// The parser has rejected the body, such as the size of a chunk.
+    Malformed,
 }
 
 impl RequestBody {
@@ -53,6 +65,7 @@ impl RequestBody {
             began: Instant::now(),
             last: AtomicU64::new(0),
             is_complete: AtomicBool::new(matches!(bytes, RequestBytes::Empty)),
+            fault: OnceLock::new(),
         };
         Self {
             bytes,
@@ -65,7 +78,8 @@ impl RequestBody {
         matches!(self.bytes, RequestBytes::Empty)
     }
 
-    pub(super) fn progress(&self) -> Arc<Progress> {
+    /// Returns the progress, which remains after the body.
+    pub(in crate::http) fn progress(&self) -> Arc<Progress> {
         Arc::clone(&self.progress)
     }
 }
@@ -76,13 +90,39 @@ impl Progress {
         self.began + Duration::from_millis(self.last.load(Ordering::Relaxed))
     }
 
-    pub(super) fn is_complete(&self) -> bool {
+    /// Returns whether all bytes of the client were read.
+    pub(in crate::http) fn is_complete(&self) -> bool {
         self.is_complete.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn fault(&self) -> Option<BodyFault> {
+        self.fault.get().copied()
+    }
+
+    fn fail(&self, error: &BodyError) {
+        // The first fault counts.
+        self.fault.get_or_init(|| BodyFault::of(&**error));
     }
 
     fn advance(&self) {
         let elapsed = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.last.store(elapsed, Ordering::Relaxed);
+    }
+}
+
+impl BodyFault {
+    fn of(error: &(dyn Error + 'static)) -> Self {
+        use io::ErrorKind::{InvalidData, InvalidInput};
+
+        let mut cause = Some(error);
+        while let Some(error) = cause {
+            let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
+            if matches!(kind, Some(InvalidData | InvalidInput)) {
+                return Self::Malformed;
+            }
+            cause = error.source();
+        }
+        Self::Cut
     }
 }
 
@@ -102,7 +142,11 @@ impl Body for RequestBody {
             RequestBytes::Http2 { body, .. } => ready!(poll_http2(body, task)),
         };
         this.progress.advance();
-        if frame.is_none() {
+        if let Some(Err(error)) = &frame {
+            this.progress.fail(error);
+        }
+        // The application's client does not poll a body of a known length after its last bytes.
+        if frame.is_none() || this.is_end_stream() {
             this.progress.is_complete.store(true, Ordering::Relaxed);
         }
         Poll::Ready(frame)

@@ -22,7 +22,7 @@
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
@@ -55,9 +55,23 @@ pub(in crate::http) struct SocketReclaim {
     is_blind: AtomicBool,
     /// Status with which hyper rejected a head; 0: none.
     rejected: AtomicU16,
+    /// [`PASSING`], [`PASSED`], or 0: no response of the application is being written.
+    passed: AtomicU8,
+    /// The last response was ready before its request was complete.
+    is_unread: AtomicBool,
     parked: Mutex<Option<Parked>>,
     tunnel: Mutex<Option<Tunnel>>,
 }
+
+/// Response of the application that hyper writes; dropped with its body.
+///
+/// Until its bytes are on the socket, bytes that look like a response of hyper are content.
+pub(in crate::http) struct PassedResponse(Arc<SocketReclaim>);
+
+/// The body of a passed response has not ended.
+const PASSING: u8 = 1;
+/// The body has ended; hyper may still have bytes of it.
+const PASSED: u8 = 2;
 
 /// Event stream that waits for its socket.
 pub(in crate::http) struct Parked {
@@ -86,6 +100,22 @@ impl SocketReclaim {
     /// Takes the event stream out.
     pub(in crate::http) fn take(&self) -> Option<Parked> {
         self.lock().take()
+    }
+
+    /// Marks the response that hyper is about to write as one of the application.
+    pub(in crate::http) fn begin_passed(self: &Arc<Self>) -> PassedResponse {
+        self.passed.store(PASSING, Ordering::Relaxed);
+        PassedResponse(Arc::clone(self))
+    }
+
+    /// Marks the request as incomplete: after its response, the client may still be sending.
+    pub(in crate::http) fn set_unread(&self) {
+        self.is_unread.store(true, Ordering::Relaxed);
+    }
+
+    /// Returns whether the client may still be sending the request that was answered last.
+    pub(in crate::http) fn is_unread(&self) -> bool {
+        self.is_unread.load(Ordering::Relaxed)
     }
 
     /// Stores the tunnel that begins after the response that hyper is about to write.
@@ -180,6 +210,9 @@ impl SocketReclaim {
 
     /// Drops hyper's response to a head that it could not parse.
     fn drop_parser_response(&self, parts: &[IoSlice<'_>]) -> Option<usize> {
+        if self.passed.load(Ordering::Relaxed) != 0 {
+            return None;
+        }
         let head = parts.first()?.strip_prefix(b"HTTP/1.1 ")?;
         let status = match head.first_chunk()? {
             b"414" => 414,
@@ -194,6 +227,12 @@ impl SocketReclaim {
 
     fn lock(&self) -> MutexGuard<'_, Option<Parked>> {
         self.parked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for PassedResponse {
+    fn drop(&mut self) {
+        self.0.passed.store(PASSED, Ordering::Relaxed);
     }
 }
 
@@ -307,6 +346,10 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for ReclaimIo<T> {
     fn poll_flush(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = Pin::new(&mut self.inner).poll_flush(task);
         self.reclaim.set_blocked(flushed.is_pending());
+        // hyper flushes when all its bytes are written.
+        if flushed.is_ready() && self.reclaim.passed.load(Ordering::Relaxed) == PASSED {
+            self.reclaim.passed.store(0, Ordering::Relaxed);
+        }
         flushed
     }
 

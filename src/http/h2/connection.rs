@@ -37,6 +37,10 @@ use crate::http::transport::Transport;
 use crate::lifecycle::shutdown::Token;
 use crate::presence::Protocol;
 
+/// 1 MiB: 16 uploads that the application does not read, of 64 KiB each, leave a window for the
+/// other uploads of the connection. The requests in progress limit the memory of all connections.
+const UPLOAD_WINDOW: u32 = 1 << 20;
+
 /// 30 s for the last bytes after the GOAWAY, when no event stream is open. A closed window with an
 /// unread rejection would keep the connection, and its file descriptor, forever.
 const LAST_BYTES_MAX: Duration = Duration::from_secs(30);
@@ -84,6 +88,7 @@ impl Connection {
         let handshake = Builder::new()
             .max_concurrent_streams(STREAMS_MAX)
             .max_header_list_size(HEAD_BYTES_READ_MAX as u32)
+            .initial_connection_window_size(UPLOAD_WINDOW)
             .handshake(io);
         let serving = self.serve(Box::pin(handshake), shutdown, group.clone(), budget.clone());
         let mut connection = Box::pin(serving);

@@ -189,7 +189,7 @@ async fn http2_answer(
             let _upload = budget.upload();
             RequestBody::new(RequestBytes::Http2 { body, _upload })
         });
-        return pass(context, &routes, &application, caller, request, false).await;
+        return pass(context, &routes, &application, caller, request).await;
     }
     let has_body = !request.body().is_end_stream();
     // In a box of its own: it is several times as large as the future of a passed request.

@@ -39,8 +39,10 @@ pub(in crate::http) enum Answer {
     Tunnel(Response<()>, Tunnel),
 }
 
-/// Rest of an answer that continues on the socket of an HTTP/1 connection.
+/// Rest of an answer for which an HTTP/1 connection keeps a state.
 pub(in crate::http) enum Waiting {
+    /// The body of the application's response.
+    Passed(PassedBody),
     /// An event stream.
     Events(EventStream),
     /// A tunnel to the application.
@@ -211,7 +213,7 @@ impl Answer {
         match self {
             Self::Text(response) | Self::Closing(response) => response.map(Body::Text),
             Self::Events(head, stream) => head.map(|()| park(Waiting::Events(*stream))),
-            Self::Passed(response) => response.map(Body::Passed),
+            Self::Passed(response) => response.map(|body| park(Waiting::Passed(body))),
             Self::Tunnel(head, tunnel) => head.map(|()| park(Waiting::Tunnel(tunnel))),
         }
     }

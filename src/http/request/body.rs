@@ -12,13 +12,16 @@ use bytes::Bytes;
 use hyper::body::{Frame, SizeHint};
 
 use crate::http::application::response_body::PassedBody;
-use crate::http::h1::reclaim::SocketReclaim;
+use crate::http::h1::reclaim::{PassedResponse, SocketReclaim};
 
 /// Body of a response that hyper writes.
 pub(in crate::http) enum Body {
     Text(Bytes),
     /// Body of the application's response.
-    Passed(PassedBody),
+    Passed(
+        PassedBody,
+        #[expect(dead_code, reason = "its drop ends the response")] PassedResponse,
+    ),
     /// Marks the socket as ready to reclaim and never ends.
     Reclaim(Arc<SocketReclaim>),
 }
@@ -34,7 +37,7 @@ impl hyper::body::Body for Body {
         match self.get_mut() {
             Self::Text(text) if text.is_empty() => Poll::Ready(None),
             Self::Text(text) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(text))))),
-            Self::Passed(body) => Pin::new(body).poll_frame(task),
+            Self::Passed(body, _) => Pin::new(body).poll_frame(task),
             Self::Reclaim(reclaim) => {
                 reclaim.set_reached();
                 Poll::Pending
@@ -45,7 +48,7 @@ impl hyper::body::Body for Body {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Text(text) => text.is_empty(),
-            Self::Passed(body) => body.is_end_stream(),
+            Self::Passed(body, _) => body.is_end_stream(),
             Self::Reclaim(_) => false,
         }
     }
@@ -53,7 +56,7 @@ impl hyper::body::Body for Body {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Text(text) => SizeHint::with_exact(text.len() as u64),
-            Self::Passed(body) => body.size_hint(),
+            Self::Passed(body, _) => body.size_hint(),
             Self::Reclaim(_) => SizeHint::default(),
         }
     }

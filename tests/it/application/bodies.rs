@@ -16,7 +16,7 @@ use testkit::transport::Connector;
 use super::{Body, Fixture, VERSIONS, Version, json};
 
 /// Body of many pieces without a known length.
-fn pieces(piece: &Bytes, count: usize) -> Body {
+pub(super) fn pieces(piece: &Bytes, count: usize) -> Body {
     let piece = piece.clone();
     let frames = (0..count).map(move |_| Ok::<_, Infallible>(Frame::data(piece.clone())));
     StreamBody::new(stream::iter(frames)).boxed()

@@ -129,3 +129,23 @@ async fn idle_connections_that_the_application_closes_cost_no_request() {
         }
     }
 }
+
+#[tokio::test]
+async fn statuses_of_the_parser_pass_if_the_application_has_sent_them() {
+    let fixture = Fixture::start().await;
+    for status in [400, 414, 431] {
+        let answer = fixture.get(&format!("/empty/{status}"), &[]).await;
+        assert_eq!(answer.status, status);
+        assert_eq!(answer.header("content-length").unwrap(), "0", "{status}");
+        assert!(answer.header("via").is_some(), "{answer:?}");
+    }
+    assert_eq!(fixture.count("malformed").await, 0.0);
+    // The pieces of this body look like the head of a response.
+    let answer = fixture.get("/lookalike", &[]).await;
+    assert_eq!(answer.body, "HTTP/1.1 431 a\n".repeat(10));
+    // A head that is malformed after a passed response is still rejected with a code.
+    let answer = fixture
+        .raw(b"GET /empty/400 HTTP/1.1\r\nHost: a\r\n\r\nGET  /x HTTP/1.1\r\n\r\n")
+        .await;
+    assert!(answer.contains("\"code\":\"malformed\""), "{answer}");
+}

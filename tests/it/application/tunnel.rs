@@ -1,6 +1,10 @@
 //! A WebSocket passes through; other upgrades do not.
 
-use testkit::wait::{DEADLINE, within};
+use testkit::application::{Application, Server};
+use testkit::nats::free_port;
+use testkit::process::Process;
+use testkit::repository::{root, tool};
+use testkit::wait::{DEADLINE, eventually, within};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -46,7 +50,7 @@ async fn bytes_of_a_websocket_pass_in_both_directions() {
 #[tokio::test]
 async fn tunnel_ends_with_either_side_and_with_the_drain() {
     let mut fixture = Fixture::with(
-        testkit::application::Application::start().await,
+        Application::start().await,
         "",
         "drain: { accept_for: 0s, spread: 0s, timeout: 1s }",
     )
@@ -77,4 +81,65 @@ async fn tunnel_ends_with_either_side_and_with_the_drain() {
     })
     .await;
     assert_eq!(fixture.sidestream.wait_exit(2 * DEADLINE).await, 0);
+}
+
+/// Program of `websocket.py`.
+fn python(mode: &str, argument: &str) -> Process {
+    let mut command = std::process::Command::new(tool("application-python", "bin/python"));
+    command.arg(root().join("tests/application/websocket.py"));
+    Process::spawn(mode, command.args([mode, argument]))
+}
+
+/// Waits until a program prints this line.
+async fn until_printed(program: &Process, line: &str) {
+    let fact = format!("the program prints {line}");
+    eventually(2 * DEADLINE, &fact, async || {
+        program.lines().iter().any(|printed| printed == line)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn websockets_of_uvicorn_echo_ping_and_close_with_their_codes() {
+    for server in [Server::UvicornH11, Server::UvicornHttptools] {
+        let mut application = Application::of(server);
+        application.run().await;
+        let fixture = Fixture::with(application, "", "").await;
+        let url = fixture.sidestream.url("/socket").replace("http:", "ws:");
+        let client = python("echo", &url);
+        until_printed(&client, "complete").await;
+        fixture
+            .application
+            .until("the application has the code of the client", |reports| {
+                reports
+                    .iter()
+                    .any(|report| report["code"] == 4002 && report["reason"] == "client is done")
+            })
+            .await;
+        fixture
+            .application
+            .until("the application sees the client that left", |reports| {
+                reports
+                    .iter()
+                    .any(|report| report["code"] == 1005 || report["code"] == 1006)
+            })
+            .await;
+    }
+}
+
+#[tokio::test]
+async fn fragments_and_pings_of_websockets_pass_from_both_sides() {
+    let port = free_port();
+    let application = python("serve", &port.to_string());
+    until_printed(&application, "listening").await;
+    let nats = testkit::nats::Nats::start().await;
+    let text = format!(
+        "application: {{ address: \"http://127.0.0.1:{port}\" }}
+routes: [{{ path: /events, sources: [{{ subjects: [events] }}] }}]
+"
+    );
+    let text = testkit::sidestream::config(&nats, &text);
+    let sidestream = testkit::sidestream::Sidestream::start(text).await;
+    let client = python("check", &sidestream.url("/").replace("http:", "ws:"));
+    until_printed(&client, "complete").await;
 }

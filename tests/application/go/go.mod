@@ -1,0 +1,3 @@
+module sidestream.invalid/application
+
+go 1.25
