@@ -121,4 +121,4 @@ tools: ## Install everything that the targets above need, into .tools/
 .PHONY: clean
 clean: ## Remove build results; .tools/ stays
 	@$(CARGO) clean --quiet
-	@rm -rf examples/node/node_modules tests/{clients,examples,issuer}/node_modules benches/load/peers/node_modules
+	@rm -rf clients/js/{dist,LICENSE} {clients/js,examples/node,tests/{clients,examples,issuer},benches/load/peers}/node_modules

@@ -91,6 +91,17 @@ npm_packages() {
     cp "$folder/package-lock.json" "$folder/node_modules/installed"
 }
 
+# Builds the client library again if its sources have changed.
+client_library() {
+    local folder=clients/js
+    npm_packages "$folder"
+    if ! cat "$folder"/package.json "$folder"/src/* | cmp -s - "$folder/node_modules/built"; then
+        say "building $folder"
+        (cd "$folder" && quietly npm run build)
+        cat "$folder"/package.json "$folder"/src/* >"$folder/node_modules/built"
+    fi
+}
+
 kubernetes() {
     local folder=.tools/kubernetes-1.37.0
     [[ -e $folder/complete ]] && return 0
@@ -298,6 +309,7 @@ test)
     packages
     nats "${NATS_VERSIONS[@]}"
     npm_packages tests/clients
+    client_library
     npm_packages tests/issuer
     examples
     applications
@@ -321,12 +333,14 @@ deny)
 clients) # the client libraries of the table in docs/clients.md
     debian chromium chromium
     nats "${NATS_VERSIONS[0]}"
+    client_library
     client_matrix
     ;;
 all)
     packages
     nats "${NATS_VERSIONS[@]}"
     npm_packages tests/clients
+    client_library
     npm_packages tests/issuer
     examples
     applications

@@ -1,17 +1,22 @@
-//! The fetch-based client, tested by the test runner of Node.
+//! The client library for browsers and Node, `clients/js`.
+
+mod two_pods;
 
 use std::path::Path;
 use std::process::Command;
 
 #[test]
-fn the_fetch_client_reconnects_resumes_and_stops_as_documented() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let tests = root.join("tests/clients/fetch-client.test.mjs");
-    let output = Command::new("node")
-        .arg("--test")
-        .arg(tests)
+fn the_client_library_passes_its_own_tests() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/js");
+    assert!(
+        folder.join("dist/index.js").exists(),
+        "the client library is not built: run `make tools`"
+    );
+    let output = Command::new("npm")
+        .args(["test", "--silent"])
+        .current_dir(folder)
         .output()
-        .expect("this test needs Node 18 or newer");
+        .expect("this test needs Node 20 or newer");
     assert!(
         output.status.success(),
         "{}",

@@ -1,5 +1,5 @@
 //! A real browser: headless Chromium on a page that opens EventSources, or follows event streams with
-//! `web/fetch-client.js`, and reports what they receive.
+//! `clients/js`, and reports what they receive.
 //!
 //! [`Page`] serves the page and collects its reports; [`Browser`] is the Chromium process that
 //! shows it.
@@ -69,7 +69,7 @@ const report = (line) => { queue.push(line); flush(); };
 const EVENT_SOURCES: &str = r#"
 const ask = new URLSearchParams(location.search);
 async function follow(source, url) {
-  const client = await import("/fetch-client.js");
+  const client = await import("/client.js");
   const token = async () => (await fetch("/token")).text();
   const control = (name) => (data) => report({ source, kind: "event", name, data: JSON.stringify(data) });
   await client.follow(url, {
@@ -181,7 +181,7 @@ impl Page {
     }
 
     /// Same as [`Page::open`], with one more event stream per URL in `followed`, by
-    /// `web/fetch-client.js` with bearer tokens. Their sources are after those of the EventSources.
+    /// `follow` of `clients/js` with bearer tokens. Their sources are after those of the EventSources.
     pub fn open_and_follow(self, urls: &[&str], followed: &[&str], names: &[&str]) -> Browser {
         let pairs = urls
             .iter()
@@ -271,7 +271,7 @@ async fn answer(
     session: Option<Mint>,
     script: Arc<Mutex<String>>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
-    let is_script = request.uri().path() == "/fetch-client.js";
+    let is_script = request.uri().path() == "/client.js";
     let content_type = if is_script {
         "text/javascript"
     } else {
@@ -289,7 +289,7 @@ async fn answer(
             let script = script.lock().unwrap().clone();
             (StatusCode::OK, format!("{HEAD}{script}</script>"))
         }
-        (&Method::GET, "/fetch-client.js") => (StatusCode::OK, file("web/fetch-client.js")),
+        (&Method::GET, "/client.js") => (StatusCode::OK, file(crate::node::CLIENT)),
         (&Method::GET, "/token") => match session {
             Some(mint) => (StatusCode::OK, mint().await),
             None => (StatusCode::NOT_FOUND, String::new()),

@@ -1,17 +1,31 @@
 //! Client libraries from npm, run by Node: their reports, one JSON object per line.
 
 use std::process::Command;
+use std::time::Duration;
 
+use rustix::process::Signal;
 use serde_json::Value;
+use tempfile::TempDir;
 
+use crate::nats::free_port;
 use crate::oidc::OidcIssuer;
 use crate::process::Process;
 use crate::repository::root;
 use crate::wait::{DEADLINE, eventually};
 
+/// Client library of this project, as `npm run build` writes it.
+pub const CLIENT: &str = "clients/js/dist/index.js";
+
 /// Running client. Dropping it kills the process.
 pub struct NodeClient {
     process: Process,
+}
+
+/// Tabs of Chromium with `SidestreamSource` of `clients/js`, and the process that controls them.
+/// Dropping it ends both.
+pub struct Tabs {
+    client: NodeClient,
+    _profile: TempDir,
 }
 
 impl NodeClient {
@@ -37,10 +51,15 @@ impl NodeClient {
         Self::start("fetch-event-source.mjs", &[url, "two-lines"])
     }
 
-    /// Starts `web/fetch-client.js` with bearer tokens of an issuer that live for some seconds.
-    pub fn fetch_client(url: &str, issuer: &OidcIssuer, seconds: u64) -> Self {
+    /// Starts `follow` of `clients/js` with bearer tokens of an issuer that live for some seconds.
+    pub fn follow(url: &str, issuer: &OidcIssuer, seconds: u64) -> Self {
         let arguments = [url, &issuer.url(), &seconds.to_string()];
-        Self::start("fetch-client.mjs", &arguments)
+        Self::start("follow.mjs", &arguments)
+    }
+
+    /// Starts `SidestreamSource` of `clients/js`.
+    pub fn source(url: &str, options: &Value) -> Self {
+        Self::start("source.mjs", &[url, &options.to_string()])
     }
 
     /// All reports: objects with `kind` (`open`, `event`, `error`, `close` or `done`).
@@ -89,7 +108,7 @@ impl NodeClient {
     fn start(script: &str, arguments: &[&str]) -> Self {
         let folder = root().join("tests/clients");
         assert!(
-            folder.join("node_modules").exists(),
+            folder.join("node_modules").exists() && root().join(CLIENT).exists(),
             "the npm clients are not installed: run `make tools`"
         );
         let mut command = Command::new("node");
@@ -99,6 +118,51 @@ impl NodeClient {
             .env_remove("NODE_OPTIONS");
         Self {
             process: Process::spawn(script, &mut command),
+        }
+    }
+}
+
+// === impl Tabs ===
+
+impl Tabs {
+    /// Starts Chromium and runs the steps that `tests/clients/tabs.mjs` describes.
+    pub fn start(url: &str, options: &Value, steps: &[&str]) -> Self {
+        let profile = tempfile::tempdir().unwrap();
+        let port = free_port().to_string();
+        let folder = profile.path().display().to_string();
+        let options = options.to_string();
+        let arguments = [&[port.as_str(), &folder, url, &options], steps].concat();
+        Self {
+            client: NodeClient::start("tabs.mjs", &arguments),
+            _profile: profile,
+        }
+    }
+
+    /// Waits until the step with this index is done.
+    pub async fn until_done(&self, step: usize) {
+        let done = |report: &Value| report["kind"] == "done" && report["index"] == step;
+        let fact = format!("step {step} of the tabs is done");
+        eventually(DEADLINE * 3, &fact, || async {
+            self.reports().iter().any(done).then_some(())
+        })
+        .await;
+    }
+
+    /// All reports of the tabs.
+    pub fn reports(&self) -> Vec<Value> {
+        self.client.reports()
+    }
+}
+
+impl Drop for Tabs {
+    fn drop(&mut self) {
+        self.client.process.signal(Signal::TERM);
+        for _ in 0..500 {
+            if self.client.process.exited().is_some() {
+                return;
+            }
+            // `drop` cannot await, and nothing else of this test is running.
+            std::thread::park_timeout(Duration::from_millis(10));
         }
     }
 }

@@ -124,7 +124,7 @@ const BOUNDS: Bounds = Bounds {
 };
 
 /// Path, media type, text.
-const FILES: [(&str, &str, &str); 4] = [
+const FILES: [(&str, &str, &str); 3] = [
     (
         "/",
         "text/html; charset=utf-8",
@@ -139,11 +139,6 @@ const FILES: [(&str, &str, &str); 4] = [
         "/style.css",
         "text/css; charset=utf-8",
         include_str!("../../../web/style.css"),
-    ),
-    (
-        "/fetch-client.js",
-        "text/javascript; charset=utf-8",
-        include_str!("../../../web/fetch-client.js"),
     ),
 ];
 
@@ -185,7 +180,7 @@ mod tests {
         let (address, server) = served().await;
         let (status, html) = get(address, "/", "localhost:8081").await;
         assert_eq!(status, StatusCode::OK);
-        for name in ["app.js", "style.css", "fetch-client.js"] {
+        for name in ["app.js", "style.css"] {
             assert!(html.contains(name), "the page names {name}");
             assert_eq!(
                 get(address, &format!("/{name}"), "localhost").await.0,

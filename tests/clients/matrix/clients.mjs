@@ -105,8 +105,9 @@ const libraries = {
       await new Promise((resolve) => setTimeout(resolve, 300));
     }
   },
-  "fetch-client": async () => {
-    const { follow } = await import("../../../web/fetch-client.js");
+  source: async () => listen(new (await import("../../../clients/js/dist/index.js")).SidestreamSource(url)),
+  follow: async () => {
+    const { follow } = await import("../../../clients/js/dist/index.js");
     await follow(url, {
       onEvent: (given) => event(given.event, given.data, given.id),
       onGap: (gap) => event("sidestream.gap", JSON.stringify(gap), ""),

@@ -61,7 +61,8 @@ BROWSER = "a browser's `User-Agent`, or a proxy that answers for a pod that is a
 LIBRARIES = [
     Library("chromium", "Chromium, EventSource", "chromium", strict=True),
     Library("tail", "`sidestream tail`", "tail", strict=True),
-    Library("fetch-client", "`web/fetch-client.js`", "node", strict=True),
+    Library("source", "`@sidestream/client`, SidestreamSource", "node", strict=True),
+    Library("follow", "`@sidestream/client`, follow", "node", strict=True),
     Library("eventsource-1", "npm eventsource 1.1.2", "node"),
     Library("eventsource-2", "npm eventsource 2.0.2", "node"),
     Library("eventsource-3", "npm eventsource 3.0.7", "node", f"a `fetch` with {BROWSER}"),

@@ -33,7 +33,7 @@ struct Plan {
     duration: Duration,
 }
 
-/// Number of clients: an EventSource in Chromium, `web/fetch-client.js` in Chromium and in Node, and
+/// Number of clients: an EventSource in Chromium, `follow` of `clients/js` in Chromium and in Node, and
 /// `sidestream tail`.
 const CLIENTS: usize = 4;
 
@@ -88,7 +88,7 @@ async fn renew(plan: Plan) {
 
     let url = front.url("/orders");
     let browser = page.open_and_follow(&[&url], &[&url], &CONTROL);
-    let fetch = NodeClient::fetch_client(&url, &issuer, life);
+    let fetch = NodeClient::follow(&url, &issuer, life);
     let mut tail = Command::new(binary());
     let command = issuer.token_command(life);
     tail.args(["tail", "--json", "--bearer-command", &command, &url]);
@@ -136,8 +136,8 @@ async fn renew(plan: Plan) {
     let periods = plan.duration.as_secs() / (plan.life - plan.renew_before).as_secs();
     for (client, events) in [
         ("EventSource", &(|| of_source(0)) as &dyn Fn() -> Vec<Value>),
-        ("fetch client in Chromium", &|| of_source(1)),
-        ("fetch client in Node", &|| fetch.events()),
+        ("follow in Chromium", &|| of_source(1)),
+        ("follow in Node", &|| fetch.events()),
         ("tail", &|| named(tailed())),
     ] {
         eventually(RECOVERY, &format!("{client} has every event"), || async {

@@ -1,6 +1,6 @@
-// web/fetch-client.js with bearer tokens: node fetch-client.mjs URL ISSUER SECONDS; one JSON line per thing that it
+// `follow` of clients/js with bearer tokens: node follow.mjs URL ISSUER SECONDS; one JSON line per thing that it
 // reports. ISSUER is one of tests/issuer; its tokens live for SECONDS.
-import { follow } from "../../web/fetch-client.js";
+import { follow } from "../../clients/js/dist/index.js";
 import { accessToken } from "../issuer/token.mjs";
 
 const [url, issuer, seconds] = process.argv.slice(2);
