@@ -46,8 +46,9 @@ pub trait Encoder: fmt::Debug + Sync {
     /// Returns true if the id of an event precedes the bytes that clients share.
     fn is_id_first(&self) -> bool;
 
-    /// Appends the id of an event for a client of several sources.
-    fn put_id(&self, out: &mut BytesMut, id: &dyn fmt::Display);
+    /// Appends the id of an event for a client of several sources. `shared`: length of the bytes
+    /// that clients share.
+    fn put_id(&self, out: &mut BytesMut, id: &dyn fmt::Display, shared: usize);
 
     /// Appends the first bytes of an event stream: the reconnection time.
     fn put_opening(&self, out: &mut BytesMut, retry: Duration);

@@ -15,9 +15,11 @@
 mod encoder;
 pub mod envelope;
 mod framing;
+mod long_poll;
 mod ndjson;
 pub mod sse;
 mod strict_json;
+pub mod websocket;
 
 pub use encoder::{Encoder, EventParts, GapNotice};
 pub use envelope::{Encoding, Envelope, Enveloped, RunBuilder};

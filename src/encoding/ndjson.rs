@@ -52,7 +52,7 @@ impl Encoder for Ndjson {
         let name = name.map(EventName::as_str);
         let capacity = OVERHEAD + name.map_or(0, str::len) + subject.len() + data.len();
         let mut builder = EncodingBuilder::new(envelope, capacity);
-        builder.put_id(|out| self.put_id(out, &position));
+        builder.put_id(|out| self.put_id(out, &position, 0));
         let out = builder.out();
         if let Some(name) = name {
             out.put_slice(b",\"event\":");
@@ -89,7 +89,7 @@ impl Encoder for Ndjson {
     }
 
     /// Appends the beginning of the line.
-    fn put_id(&self, out: &mut BytesMut, id: &dyn Display) {
+    fn put_id(&self, out: &mut BytesMut, id: &dyn Display, _shared: usize) {
         put_formatted(out, format_args!(r#"{{"id":"{id}""#));
     }
 

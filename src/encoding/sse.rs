@@ -65,7 +65,7 @@ impl Encoder for Sse {
                 put_field(out, "data", BASE64.encode(data).as_bytes());
             }
         }
-        builder.put_id(|out| self.put_id(out, &position));
+        builder.put_id(|out| self.put_id(out, &position, 0));
         builder.finish()
     }
 
@@ -83,7 +83,7 @@ impl Encoder for Sse {
     }
 
     /// Appends the `id:` line and the blank line that ends the event.
-    fn put_id(&self, out: &mut BytesMut, id: &dyn Display) {
+    fn put_id(&self, out: &mut BytesMut, id: &dyn Display, _shared: usize) {
         put_formatted(out, format_args!("id: {id}\n\n"));
     }
 
@@ -140,7 +140,7 @@ impl Sse {
         put_field(out, "event", name.as_bytes());
         put_field(out, "data", json.as_bytes());
         match id {
-            Some(id) => self.put_id(out, id),
+            Some(id) => self.put_id(out, id, 0),
             None => out.put_u8(b'\n'),
         }
     }

@@ -7,9 +7,10 @@
 
 use std::num::NonZeroU32;
 use std::ops::Range;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use bytes::Bytes;
+use once_cell::race::OnceBox;
 
 use crate::encoding::{Encoding, EventParts, Framing};
 use crate::event::{Event, EventName};
@@ -31,8 +32,9 @@ pub struct EncodedEvent {
     payload: Option<PayloadPlace>,
     /// Memory budget of this event, released with the last reference.
     reservation: Reservation,
-    /// Encodings in the other framings, each made once.
-    further: [OnceLock<Box<Further>>; Framing::ALL.len() - 1],
+    /// Encodings in the other framings. Threads that need one at the same time may each make it; all
+    /// then use the same one. One word each, half of a `OnceLock`.
+    further: [OnceBox<Further>; Framing::FURTHER],
 }
 
 /// Place of the payload in an encoding, in eight bytes. No encoding begins with its payload.
@@ -140,7 +142,11 @@ impl EncodedEvent {
     }
 
     /// Place of the encoding in a framing; `None` if it is the stored one.
-    fn further(&self, framing: Framing) -> Option<&OnceLock<Box<Further>>> {
+    fn further(&self, framing: Framing) -> Option<&OnceBox<Further>> {
+        debug_assert!(
+            framing == framing.of_events(),
+            "feeds have a framing that encodes events"
+        );
         self.further.get((framing as usize).checked_sub(1)?)
     }
 

@@ -24,7 +24,7 @@ use super::opening::OpenError;
 use super::options::FeedOptions;
 
 /// Maximum idle period of a feed. A feed lingers for as long as it has existed, so that feeds which
-/// are opened and left at once do not accumulate.
+/// are opened and left at once do not accumulate; not shorter than the options of the feed say.
 ///
 /// 30 s: a client that returns after the longest usual wait (its `retry:`, a proxy's own) still
 /// finds its window.
@@ -304,7 +304,8 @@ impl IdleWatch {
             let since = *self
                 .idle_since
                 .get_or_insert_with(tokio::time::Instant::now);
-            let linger = LINGER.min(since - self.created);
+            let existed = since - self.created;
+            let linger = LINGER.min(existed).max(self.feed.options.linger_min);
             let back = tokio::time::timeout_at(
                 since + linger,
                 self.has_readers.wait_for(|has_readers| *has_readers),

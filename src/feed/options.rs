@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::encoding::{Encoding, Framing};
 use crate::event::{Event, EventName, Position, Tier};
@@ -16,7 +16,8 @@ use super::encoded::EncodedEvent;
 /// Options of a feed. Feeds with equal options share the encodings under their event names.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct FeedOptions {
-    /// Framing of all event streams that read the feed.
+    /// Framing of all event streams that read the feed, one that encodes events
+    /// ([`Framing::of_events`]).
     pub framing: Framing,
     /// Name of events that have none of their own.
     pub event: Option<TextTemplate>,
@@ -26,6 +27,9 @@ pub struct FeedOptions {
     pub window: Limits,
     /// Readers stop at an event that ends them.
     pub is_finite: bool,
+    /// Minimum idle period after which a feed that exists for its readers is removed. For readers
+    /// that leave with each answer and return.
+    pub linger_min: Duration,
 }
 
 /// Event as the feeds of a route show it.

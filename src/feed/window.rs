@@ -219,7 +219,7 @@ impl Window {
             tag,
             floor,
             limits: options.window,
-            envelope: budget.envelope(),
+            envelope: options.framing.envelope(budget.envelope()),
             framing: options.framing,
             is_finite: options.is_finite,
             budget,

@@ -218,7 +218,7 @@ impl RouteConfig {
             sources,
             client: None,
             event: None,
-            framings: Framing::ALL.to_vec(),
+            framings: Framing::DEFAULT.to_vec(),
             // 15 s: half of the 30 s idle timeout common in load balancers.
             heartbeat: Duration::from_secs(15),
             retry: Duration::from_secs(3),

@@ -7,6 +7,7 @@
 //! `request::resolve` computes what a request reads of a route: filters and client.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use hyper::header::{HeaderName, HeaderValue};
 use prometheus::core::{AtomicU64, GenericCounter};
@@ -19,7 +20,7 @@ use super::ticket_endpoint::TicketEndpoint;
 use crate::auth::{Provider, Tickets};
 use crate::encoding::Framing;
 use crate::event::Tier;
-use crate::feed::{FeedOptions, Gap, GapReason, Source};
+use crate::feed::{FeedOptions, Gap, GapReason, Source, feed_map};
 use crate::http::config::{Config, RouteConfig, SourceConfig, SubscribeConfig};
 use crate::presence::{CloseReason, Protocol};
 use crate::subject::{Allow, Filter, FilterSet, SubjectTemplate};
@@ -155,6 +156,13 @@ impl Routes {
         self.application.as_ref()
     }
 
+    /// Returns whether clients may open WebSockets over HTTP/2 (RFC 8441). Not with an application,
+    /// which is reached over HTTP/1.1: a browser would open those of the application in the same way.
+    pub(in crate::http) fn has_websocket_over_http2(&self) -> bool {
+        let offers = |route: &Arc<Route>| route.config.framings.contains(&Framing::WebSocket);
+        self.application.is_none() && self.routes.iter().any(offers)
+    }
+
     /// Adds the application that receives the requests for other paths.
     #[must_use]
     pub fn with_application(self, application: Option<Arc<Application>>) -> Self {
@@ -239,11 +247,16 @@ impl Route {
         let providers = names.filter_map(|name| find_provider(name)).collect();
         let options = Framing::ALL.map(|framing| {
             StreamOptions::new(FeedOptions {
-                framing,
+                framing: framing.of_events(),
                 event: config.event.clone(),
                 priority: config.priority.clone(),
                 window: config.window,
                 is_finite: config.finite,
+                // A client of long polls is away between two polls.
+                linger_min: match framing {
+                    Framing::LongPoll => feed_map::LINGER,
+                    _ => Duration::ZERO,
+                },
             })
         });
         let metrics = RouteMetrics::new(&label, metrics);

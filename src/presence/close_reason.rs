@@ -27,6 +27,8 @@ pub enum CloseReason {
     Kicked,
     /// The client has every event of a finite event stream.
     End,
+    /// A long poll was answered: its client continues with the next one.
+    Answered,
 }
 
 /// Representation of one reason.
@@ -40,7 +42,7 @@ struct Row {
 
 impl CloseReason {
     /// Every reason, in the order of the variants.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Client,
         Self::Drain,
         Self::Age,
@@ -51,6 +53,7 @@ impl CloseReason {
         Self::Revoked,
         Self::Kicked,
         Self::End,
+        Self::Answered,
     ];
 
     const fn row(self) -> Row {
@@ -66,6 +69,8 @@ impl CloseReason {
             Self::Kicked => ("kicked", true, Level::INFO),
             // The client receives `sidestream.end` instead.
             Self::End => ("end", false, Level::INFO),
+            // One line for each poll would hide all others.
+            Self::Answered => ("answered", false, Level::DEBUG),
         };
         Row {
             label,

@@ -20,6 +20,7 @@ mod tickets;
 mod token;
 mod token_attacks;
 mod unavailable;
+mod websocket;
 
 use async_nats::jetstream::{self, stream};
 

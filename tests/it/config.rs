@@ -640,16 +640,28 @@ fn framings_are_known_words_in_the_order_of_preference() {
         [Framing::Ndjson, Framing::Sse]
     );
     assert_eq!(framings(", framings: [ndjson]"), [Framing::Ndjson]);
+    assert_eq!(
+        framings(", framings: [long_poll, websocket]"),
+        [Framing::LongPoll, Framing::WebSocket]
+    );
     for (text, message, hint) in [
         ("[]", "is empty", "at least one is needed"),
         ("[sse, sse]", "has `sse` twice", "write each framing once"),
-        ("[jsonl]", "must be `sse` or `ndjson`", ""),
+        (
+            "[jsonl]",
+            "must be `sse` or `ndjson` or `websocket` or `long_poll`",
+            "",
+        ),
         (
             "[sse, ndjsn]",
-            "must be `sse` or `ndjson`",
+            "must be `sse` or `ndjson` or `websocket` or `long_poll`",
             "did you mean `ndjson`?",
         ),
-        ("[sse, ndjson, sse]", "has 3 items, the maximum is 2", ""),
+        (
+            "[sse, ndjson, websocket, long_poll, sse]",
+            "has 5 items, the maximum is 4",
+            "",
+        ),
         ("sse", "must be a list", "write `[...]`"),
     ] {
         let report = route(&format!(", framings: {text}"))

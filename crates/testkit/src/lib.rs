@@ -42,3 +42,4 @@ pub mod sse;
 pub mod sse_parser;
 pub mod transport;
 pub mod wait;
+pub mod websocket;

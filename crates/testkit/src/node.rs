@@ -51,6 +51,11 @@ impl NodeClient {
         Self::start("fetch-event-source.mjs", &[url, "two-lines"])
     }
 
+    /// Starts the npm package `ws`, which reconnects and resumes.
+    pub fn websocket(url: &str) -> Self {
+        Self::start("websocket.mjs", &[url])
+    }
+
     /// Starts `follow` of `clients/js` with bearer tokens of an issuer that live for some seconds.
     pub fn follow(url: &str, issuer: &OidcIssuer, seconds: u64) -> Self {
         let arguments = [url, &issuer.url(), &seconds.to_string()];

@@ -162,6 +162,10 @@ mod tests {
                 "{ address: 'http://a', subscribe: { sources: [{ allow: ['{claim.a}'] }] } }",
                 "variables are not allowed here",
             ),
+            (
+                "{ address: 'http://a', subscribe: { sources: [{ allow: [a] }], framings: [websocket] } }",
+                "the application answers a request, and a WebSocket has no answer",
+            ),
             ("{ connections: 0 }", "`connections` must be more than 0"),
             (
                 "{ connections: 100001 }",

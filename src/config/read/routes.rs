@@ -234,6 +234,14 @@ pub(super) fn subscribe(keys: &mut MapReader<'_>) -> Option<LocatedRoute> {
     let default = RouteConfig::new(path, Vec::new());
     let event = keys.nullable("event", None, |value| event(value, scope));
     let options = options(keys, default);
+    if options.framings.contains(&Framing::WebSocket) {
+        let message = "the application answers a request, and a WebSocket has no answer";
+        keys.error(
+            "framings",
+            message,
+            Some("remove `websocket`, or add a route"),
+        );
+    }
     let (locations, sources) = sources?
         .into_iter()
         .map(|LocatedSource { at, config }| (at, config))
@@ -290,6 +298,8 @@ fn options(keys: &mut MapReader<'_>, default: RouteConfig) -> RouteConfig {
 const FRAMINGS: [(&str, Framing); Framing::ALL.len()] = [
     (Framing::Sse.as_str(), Framing::Sse),
     (Framing::Ndjson.as_str(), Framing::Ndjson),
+    (Framing::WebSocket.as_str(), Framing::WebSocket),
+    (Framing::LongPoll.as_str(), Framing::LongPoll),
 ];
 const UNAUTHENTICATED: [(&str, Unauthenticated); 3] = [
     ("auto", Unauthenticated::Auto),

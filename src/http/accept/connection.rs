@@ -33,14 +33,14 @@ use tokio::io::{AsyncWriteExt as _, copy, sink};
 use tokio::time::{Sleep, sleep, timeout};
 
 use super::detect::Preface;
+use crate::encoding::Framing;
 use crate::http::application::STALL_MAX;
 use crate::http::application::pass::{application_of, pass};
 use crate::http::application::request_body::{RequestBody, RequestBytes};
-use crate::http::application::tunnel::Tunnel;
 use crate::http::context::{ConnectionGuard, Context};
 use crate::http::h1::chunk::BodyDelimiter;
 use crate::http::h1::chunk_writer::ChunkWriter;
-use crate::http::h1::reclaim::{Parked, ReclaimIo, SocketReclaim};
+use crate::http::h1::reclaim::{AfterHead, Parked, ReclaimIo, SocketReclaim};
 use crate::http::h1::sink::TaskSocket;
 use crate::http::h1::stream::H1Stream;
 use crate::http::request::answer::{Answer, Waiting, reject, unparsed_response};
@@ -48,6 +48,7 @@ use crate::http::request::body::Body;
 use crate::http::request::rejection_code::RejectionCode;
 use crate::http::request::request::Caller;
 use crate::http::request::respond::answer;
+use crate::http::stream::client_messages::ClientMessages;
 use crate::http::stream::state::Peer;
 use crate::http::transport::{LINGER, Socket, Transport};
 use crate::lifecycle::shutdown::{Guard, Token};
@@ -91,8 +92,8 @@ struct AfterHyper<T> {
     early: Bytes,
     /// Event stream that continues on the socket.
     parked: Option<Parked>,
-    /// Tunnel that continues on the socket.
-    tunnel: Option<Tunnel>,
+    /// Rest of a WebSocket that is not an event stream.
+    after: Option<AfterHead>,
     /// The client may still be sending a request that was answered.
     is_unread: bool,
 }
@@ -117,6 +118,14 @@ fn poll_stall(
         _ => stall.insert((written, Box::pin(sleep(STALL_MAX)))),
     };
     end.as_mut().poll(task)
+}
+
+/// Sends the last bytes of a WebSocket, and reads until its client has closed.
+async fn send_last<T: Transport>(mut io: T, bytes: &[u8]) -> std::io::Result<()> {
+    io.write_all(bytes).await?;
+    io.shutdown().await?;
+    copy(&mut io, &mut sink()).await?;
+    Ok(())
 }
 
 /// Answers a request, by the application if no route has its path.
@@ -227,12 +236,19 @@ impl Connection {
             read_ahead,
             early,
             parked,
-            tunnel,
+            after,
             is_unread,
         } = after;
-        if let Some(tunnel) = tunnel {
-            tunnel.run(io, &early).await;
-            return None;
+        match after {
+            Some(AfterHead::Tunnel(tunnel)) => {
+                tunnel.run(io, &early).await;
+                return None;
+            }
+            Some(AfterHead::Last(bytes)) => {
+                drop(timeout(LINGER, send_last(io, &bytes)).await);
+                return None;
+            }
+            None => {}
         }
         let Some(parked) = parked else {
             // The last flush, and the close of TLS. The client may not take it.
@@ -242,10 +258,16 @@ impl Connection {
             }
             return None;
         };
+        let messages = (parked.delimiter == BodyDelimiter::Messages)
+            .then(|| ClientMessages::new([&read_ahead[..], &early[..]].concat().into()));
+        let discarded = match messages {
+            Some(_) => 0,
+            None => read_ahead.len() + early.len(),
+        };
         let writer = ChunkWriter::new(
             io.for_task(&parked.stream),
             parked.delimiter,
-            read_ahead.len() + early.len(),
+            discarded,
             parked.head,
         );
         Some(H1Stream::new(
@@ -253,6 +275,7 @@ impl Connection {
             parked.stream,
             self.guard,
             self.shutdown,
+            messages,
         ))
     }
 
@@ -312,6 +335,7 @@ impl Connection {
             polled
         });
         let failed = ended.await.err();
+        let is_failed = failed.is_some();
         let parts = connection.into_parts();
         let (mut io, read_ahead) = parts.io.into_inner().into_inner();
         if let Some(code) = reclaim.rejected() {
@@ -325,11 +349,15 @@ impl Connection {
             io,
             read_ahead,
             early: parts.read_buf,
-            tunnel: reclaim.take_tunnel(),
+            after: reclaim.take_after(),
             is_unread: reclaim.is_unread(),
-            parked: reclaim
-                .take()
-                .filter(|_| reclaim.is_reached() && !reclaim.is_blocked()),
+            parked: reclaim.take().filter(|parked| {
+                // hyper leaves a connection by itself after the head of an upgrade.
+                let is_upgraded = parked.delimiter == BodyDelimiter::Messages
+                    && !parked.head.is_empty()
+                    && !is_failed;
+                (reclaim.is_reached() || is_upgraded) && !reclaim.is_blocked()
+            }),
         }
     }
 
@@ -362,12 +390,20 @@ impl Connection {
                 };
                 Ok(answer.into_response(|waiting| match waiting {
                     Waiting::Passed(body) => Body::Passed(body, reclaim.begin_passed()),
+                    Waiting::Events(stream) if stream.state().framing == Framing::WebSocket => {
+                        reclaim.park(stream, BodyDelimiter::Messages);
+                        Body::Text(Bytes::new())
+                    }
                     Waiting::Events(stream) => {
                         reclaim.park(stream, delimiter);
                         Body::Reclaim(reclaim)
                     }
                     Waiting::Tunnel(tunnel) => {
-                        reclaim.set_tunnel(tunnel);
+                        reclaim.set_after(AfterHead::Tunnel(tunnel));
+                        Body::Text(Bytes::new())
+                    }
+                    Waiting::Last(bytes) => {
+                        reclaim.set_after(AfterHead::Last(bytes));
                         Body::Text(Bytes::new())
                     }
                 }))

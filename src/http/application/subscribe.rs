@@ -135,6 +135,7 @@ async fn open(asking: &Asking<'_>, subscription: Subscription) -> Result<Answer,
     let requested = RequestedStream {
         route,
         framing,
+        handshake: None,
         filters,
         options: route.options(framing).clone(),
         client,

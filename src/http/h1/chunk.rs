@@ -13,6 +13,8 @@ pub(in crate::http) enum BodyDelimiter {
     Chunked,
     /// HTTP/1.0: the end of the connection.
     UntilClose,
+    /// WebSocket: none. Each message has its own frame.
+    Messages,
 }
 
 /// Chunk around encoded events, as room for the [`Envelope`] of all encodings.
@@ -35,7 +37,7 @@ impl BodyDelimiter {
     pub(super) fn tail(self) -> &'static [u8] {
         match self {
             Self::Chunked => TAIL,
-            Self::UntilClose => b"",
+            Self::UntilClose | Self::Messages => b"",
         }
     }
 }
@@ -46,7 +48,7 @@ impl ChunkHead {
         let mut room = [0; HEAD_MAX];
         let len = match delimiter {
             BodyDelimiter::Chunked => put_head(content, &mut room),
-            BodyDelimiter::UntilClose => 0,
+            BodyDelimiter::UntilClose | BodyDelimiter::Messages => 0,
         };
         Self { room, len }
     }

@@ -8,8 +8,9 @@
 //!
 //! The response head waits for the first batch, so that both are one write.
 //!
-//! The client has nothing to send during an event stream. What it sends is discarded up to 16 KiB;
-//! the read also detects that it disconnects ([`ChunkWriter::poll_disconnected`]).
+//! The client has nothing to send during an event stream, unless it is a WebSocket. What it sends is
+//! discarded up to 16 KiB; the read also detects that it disconnects
+//! ([`ChunkWriter::poll_disconnected`]).
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -18,11 +19,12 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf as _, Bytes};
+use bytes::{Buf as _, Bytes, BytesMut};
 use tokio::io::ReadBuf;
 
 use super::chunk::{BodyDelimiter, ChunkHead};
 use crate::feed::DirectSink;
+use crate::http::stream::client_messages::{ClientMessages, ClientState};
 use crate::http::stream::direct_path::DirectWrites;
 use crate::http::stream::write_batch::{BATCH_BYTES, Segment, Unsent, WriteBatch, Written};
 use crate::http::transport::Transport;
@@ -49,6 +51,22 @@ struct Pending {
     /// Response head that waits for the first batch; then there are no segments.
     head: Option<Vec<u8>>,
 }
+
+/// Input of the client of a WebSocket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::http) enum ClientInput {
+    /// Nothing to act on.
+    Nothing,
+    /// Answers to the client are pending.
+    Answered,
+    /// The client closes its WebSocket; the answer is pending.
+    Closed,
+    /// The client has disconnected.
+    Disconnected,
+}
+
+/// 4 KiB of answers wait for the socket. A client that does not read them is not read either.
+const ANSWERS_MAX: usize = 4 * 1024;
 
 /// 16 KiB: a client that sends more than a stray request during an event stream is disconnected.
 const DISCARD_MAX: u32 = 16 * 1024;
@@ -84,10 +102,10 @@ impl<T: Transport> ChunkWriter<T> {
         }
     }
 
-    /// Returns a sink for direct writes. It writes chunks, so HTTP/1.0 has none.
+    /// Returns a sink for direct writes. It writes chunks or messages, so HTTP/1.0 has none.
     pub(in crate::http) fn direct_sink(&self) -> Option<Arc<dyn DirectSink>> {
         match self.delimiter {
-            BodyDelimiter::Chunked => self.io.direct_sink(),
+            BodyDelimiter::Chunked | BodyDelimiter::Messages => self.io.direct_sink(),
             BodyDelimiter::UntilClose => None,
         }
     }
@@ -118,6 +136,40 @@ impl<T: Transport> ChunkWriter<T> {
     /// Resets the connection and discards pending bytes.
     pub(in crate::http) fn abort(&self) {
         self.io.abort();
+    }
+
+    /// Reads the client's side of a WebSocket while nothing is pending. When that is written, the
+    /// task has to call it again.
+    pub(in crate::http) fn poll_messages(
+        &mut self,
+        task: &mut Context<'_>,
+        messages: &mut ClientMessages,
+    ) -> ClientInput {
+        if self.pending.is_some() {
+            return ClientInput::Nothing;
+        }
+        let mut answers = BytesMut::new();
+        let mut state = messages.read_early(&mut answers);
+        let mut space = [MaybeUninit::uninit(); 512];
+        while state == ClientState::Open && answers.len() < ANSWERS_MAX {
+            let mut buffer = ReadBuf::uninit(&mut space);
+            match Pin::new(&mut self.io).poll_read(task, &mut buffer) {
+                Poll::Pending => break,
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
+                    state = messages.read(buffer.filled(), &mut answers);
+                }
+                Poll::Ready(_) => return ClientInput::Disconnected,
+            }
+        }
+        if !answers.is_empty() {
+            let pending = self.pending.get_or_insert_default();
+            pending.segments.push_back(answers.freeze());
+        }
+        match state {
+            ClientState::Closed => ClientInput::Closed,
+            ClientState::Open if self.pending.is_some() => ClientInput::Answered,
+            ClientState::Open => ClientInput::Nothing,
+        }
     }
 
     /// Ready when the client has disconnected, or has sent more than [`DISCARD_MAX`].
@@ -330,12 +382,12 @@ impl Pending {
     }
 }
 
-/// Returns the batch as one chunk if it is a single segment that is stored as one.
+/// Returns the batch as one chunk if it is a single segment that is stored as one, or as messages.
 fn stored_chunk(delimiter: BodyDelimiter, out: &WriteBatch) -> Option<(&Segment, &[u8])> {
-    match &out.segments[..] {
-        [segment] if delimiter == BodyDelimiter::Chunked => {
-            segment.enveloped().map(|chunk| (segment, chunk))
-        }
+    match (&out.segments[..], delimiter) {
+        ([segment], BodyDelimiter::Chunked) => segment.enveloped().map(|chunk| (segment, chunk)),
+        // It has no envelope.
+        ([segment], BodyDelimiter::Messages) => Some((segment, segment.as_slice())),
         _ => None,
     }
 }

@@ -26,6 +26,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64, O
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::chunk::BodyDelimiter;
@@ -60,7 +61,15 @@ pub(in crate::http) struct SocketReclaim {
     /// The last response was ready before its request was complete.
     is_unread: AtomicBool,
     parked: Mutex<Option<Parked>>,
-    tunnel: Mutex<Option<Tunnel>>,
+    after: Mutex<Option<AfterHead>>,
+}
+
+/// Rest of a WebSocket after the response head.
+pub(in crate::http) enum AfterHead {
+    /// A tunnel to the application.
+    Tunnel(Tunnel),
+    /// The last bytes: the WebSocket is closed at once.
+    Last(Bytes),
 }
 
 /// Response of the application that hyper writes; dropped with its body.
@@ -118,15 +127,15 @@ impl SocketReclaim {
         self.is_unread.load(Ordering::Relaxed)
     }
 
-    /// Stores the tunnel that begins after the response that hyper is about to write.
-    pub(in crate::http) fn set_tunnel(&self, tunnel: Tunnel) {
-        *self.tunnel.lock().unwrap_or_else(PoisonError::into_inner) = Some(tunnel);
+    /// Stores what begins after the response head that hyper is about to write.
+    pub(in crate::http) fn set_after(&self, after: AfterHead) {
+        *self.after.lock().unwrap_or_else(PoisonError::into_inner) = Some(after);
     }
 
-    /// Takes the tunnel out.
-    pub(in crate::http) fn take_tunnel(&self) -> Option<Tunnel> {
-        let mut tunnel = self.tunnel.lock().unwrap_or_else(PoisonError::into_inner);
-        tunnel.take()
+    /// Takes it out.
+    pub(in crate::http) fn take_after(&self) -> Option<AfterHead> {
+        let mut after = self.after.lock().unwrap_or_else(PoisonError::into_inner);
+        after.take()
     }
 
     /// Returns whether hyper has polled the body: the head of the response is in its buffer.

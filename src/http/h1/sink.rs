@@ -62,10 +62,6 @@ impl<S: Socket> DirectSink for SharedSocket<S> {
 
     fn send(self: Arc<Self>, run: &EncodedRun) -> SendOutcome {
         let (chunk, content) = (run.bytes.bytes(), run.bytes.content().len());
-        debug_assert!(
-            chunk.len() > content,
-            "events have the envelope of HTTP/1.1"
-        );
         let accepted = match self.socket.try_write(chunk) {
             Ok(accepted) if accepted > 0 => accepted,
             // The task finds the error.

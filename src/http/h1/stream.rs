@@ -19,8 +19,9 @@ use std::task::{Context, Poll, ready};
 
 use tokio::time::Sleep;
 
-use super::chunk_writer::ChunkWriter;
+use super::chunk_writer::{ChunkWriter, ClientInput};
 use crate::http::context::ConnectionGuard;
+use crate::http::stream::client_messages::ClientMessages;
 use crate::http::stream::event_stream::{EventStream, Step};
 use crate::http::stream::stall::StallTimer;
 use crate::http::stream::write_batch::WriteBatch;
@@ -37,10 +38,19 @@ pub(in crate::http) struct H1Stream<T> {
 /// Socket of an event stream, and what is released at its end.
 struct StreamIo<T> {
     writer: ChunkWriter<T>,
-    /// Created when the socket accepts no bytes for the first time.
-    stall: Option<Box<StallTimer>>,
+    /// `None` for most event streams.
+    rare: Option<Box<Rare>>,
     _guard: ConnectionGuard,
     _shutdown: Guard,
+}
+
+/// State that few event streams need.
+#[derive(Default)]
+struct Rare {
+    /// Runs while the socket accepts no bytes.
+    stall: StallTimer,
+    /// The client's side of a WebSocket; `None` after its end.
+    messages: Option<ClientMessages>,
 }
 
 enum Phase {
@@ -58,13 +68,14 @@ impl<T: Transport> H1Stream<T> {
         stream: EventStream,
         guard: ConnectionGuard,
         shutdown: Guard,
+        messages: Option<ClientMessages>,
     ) -> Self {
         if let Some(sink) = writer.direct_sink() {
             stream.set_direct_sink(sink);
         }
         let io = StreamIo {
             writer,
-            stall: None,
+            rare: messages.map(Rare::of).map(Box::new),
             _guard: guard,
             _shutdown: shutdown,
         };
@@ -103,6 +114,13 @@ impl<T: Transport> H1Stream<T> {
         }
     }
 
+    /// Ends direct writes: the answers to the client are written first.
+    fn end_direct_writes(&self) {
+        if let Phase::Open(stream) = &self.phase {
+            stream.end_direct_writes();
+        }
+    }
+
     /// Ready at the end of the connection, with the reason if the event stream has none yet.
     fn poll_drive(&mut self, task: &mut Context<'_>) -> Poll<CloseReason> {
         loop {
@@ -110,8 +128,14 @@ impl<T: Transport> H1Stream<T> {
                 self.io.writer.abort();
                 return Poll::Ready(forced);
             }
-            if self.io.writer.poll_disconnected(task).is_ready() {
-                return Poll::Ready(CloseReason::Client);
+            match self.io.poll_input(task) {
+                ClientInput::Nothing => {}
+                ClientInput::Answered => self.end_direct_writes(),
+                ClientInput::Closed => {
+                    self.end_direct_writes();
+                    self.begin_close(CloseReason::Client);
+                }
+                ClientInput::Disconnected => return Poll::Ready(CloseReason::Client),
             }
             match self.poll_flushed(task) {
                 Poll::Ready(true) => {}
@@ -161,6 +185,10 @@ impl<T: Transport> H1Stream<T> {
                 stream.state().clear_blocked();
             }
             self.io.stop_stall_timer();
+            if self.io.messages().is_some() {
+                // The client was not read while bytes were pending.
+                task.waker().wake_by_ref();
+            }
         }
         Poll::Ready(true)
     }
@@ -173,6 +201,8 @@ impl<T: Transport> H1Stream<T> {
             Phase::Linger(Box::pin(tokio::time::sleep(LINGER))),
         );
         let Phase::Open(stream) = before else { return };
+        // The WebSocket is closed: what its client sends from now on is discarded.
+        self.io.end_messages();
         if !stream.is_aborted() {
             self.io.writer.finish();
         }
@@ -205,7 +235,7 @@ impl<T: Transport> H1Stream<T> {
                 state.clear_slow();
                 self.io.stop_stall_timer();
             }
-            let stall = self.io.stall.get_or_insert_default();
+            let stall = &mut self.io.rare.get_or_insert_default().stall;
             if stall.poll(task, &state, || false).is_ready() {
                 self.io.writer.abort();
                 return Poll::Ready(CloseReason::Slow);
@@ -230,11 +260,44 @@ impl<T: Transport> H1Stream<T> {
     }
 }
 
+impl Rare {
+    fn of(messages: ClientMessages) -> Self {
+        Self {
+            stall: StallTimer::default(),
+            messages: Some(messages),
+        }
+    }
+}
+
+impl<T: Transport> StreamIo<T> {
+    /// Reads what the client sends.
+    fn poll_input(&mut self, task: &mut Context<'_>) -> ClientInput {
+        let messages = self.rare.as_mut().and_then(|rare| rare.messages.as_mut());
+        if let Some(messages) = messages {
+            return self.writer.poll_messages(task, messages);
+        }
+        match self.writer.poll_disconnected(task) {
+            Poll::Ready(()) => ClientInput::Disconnected,
+            Poll::Pending => ClientInput::Nothing,
+        }
+    }
+}
+
 impl<T> StreamIo<T> {
     /// Stops the stall timer: the socket accepts bytes.
     fn stop_stall_timer(&mut self) {
-        if let Some(stall) = &mut self.stall {
-            stall.stop();
+        if let Some(rare) = &mut self.rare {
+            rare.stall.stop();
+        }
+    }
+
+    fn messages(&self) -> Option<&ClientMessages> {
+        self.rare.as_ref()?.messages.as_ref()
+    }
+
+    fn end_messages(&mut self) {
+        if let Some(rare) = &mut self.rare {
+            rare.messages = None;
         }
     }
 }

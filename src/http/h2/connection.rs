@@ -85,11 +85,15 @@ impl Connection {
         let group = Arc::new(StreamGroup::default());
         let mut timer = GroupTimer::new(group.clone());
         let io = Observed::new(H2Io::new(io, read_ahead, budget.clone()), group.clone());
-        let handshake = Builder::new()
+        let mut builder = Builder::new();
+        builder
             .max_concurrent_streams(STREAMS_MAX)
             .max_header_list_size(HEAD_BYTES_READ_MAX as u32)
-            .initial_connection_window_size(UPLOAD_WINDOW)
-            .handshake(io);
+            .initial_connection_window_size(UPLOAD_WINDOW);
+        if self.context.routes().has_websocket_over_http2() {
+            builder.enable_connect_protocol();
+        }
+        let handshake = builder.handshake(io);
         let serving = self.serve(Box::pin(handshake), shutdown, group.clone(), budget.clone());
         let mut connection = Box::pin(serving);
         poll_fn(move |task| {

@@ -25,7 +25,7 @@ use super::idle::{IdleTracker, UseGuard};
 use super::passed::H2Passed;
 use super::read_budget::ReadBudget;
 use super::sink::{DataChunk, SharedStream};
-use super::stream::H2Stream;
+use super::stream::{H2Input, H2Stream};
 use crate::http::accept::connection::HEAD_BYTES_MAX;
 use crate::http::application::pass::{application_of, pass};
 use crate::http::application::request_body::{RequestBody, RequestBytes};
@@ -34,6 +34,7 @@ use crate::http::request::answer::{Answer, reject};
 use crate::http::request::rejection_code::RejectionCode;
 use crate::http::request::request::Caller;
 use crate::http::request::respond::answer;
+use crate::http::request::upgrade::is_websocket;
 use crate::http::stream::group::StreamGroup;
 
 /// State that all streams of a connection share.
@@ -65,6 +66,8 @@ enum Sent {
 /// Answer to a request, with the parts of the connection that its event stream needs.
 pub(super) struct Answered {
     answer: Answer,
+    /// The client's side of a WebSocket.
+    messages: Option<RecvStream>,
     group: Arc<StreamGroup>,
     in_use: UseGuard,
     /// The request is HEAD: its response has no content, whatever the status (RFC 9110, 9.3.2).
@@ -84,8 +87,9 @@ impl H2Request {
         let in_use = idle.begin();
         let response = async move {
             let is_head = request.method() == Method::HEAD;
-            let answer = if head_bytes(&request) > HEAD_BYTES_MAX {
-                reject(&context, &RejectionCode::HeadTooLarge.into(), &request)
+            let (answer, messages) = if head_bytes(&request) > HEAD_BYTES_MAX {
+                let rejection = RejectionCode::HeadTooLarge.into();
+                (reject(&context, &rejection, &request), None)
             } else {
                 http2_answer(&context, &caller, request, &budget).await
             };
@@ -94,6 +98,7 @@ impl H2Request {
             }
             Answered {
                 answer,
+                messages,
                 group,
                 in_use,
                 is_head,
@@ -137,7 +142,8 @@ impl Answered {
         match self.answer {
             Answer::Text(response) | Answer::Closing(response) => {
                 let (mut head, text) = response.into_parts();
-                if !text.is_empty() {
+                // A successful CONNECT has no length (RFC 9110, 8.6).
+                if !text.is_empty() && self.messages.is_none() {
                     head.headers
                         .insert(CONTENT_LENGTH, HeaderValue::from(text.len()));
                 }
@@ -170,30 +176,36 @@ impl Answered {
                 let send = send_head(respond, head, false)?;
                 stream.join(self.group.clone(), send.stream_id().as_u32());
                 let shared = SharedStream::new(send, self.group, stream.direct_path());
-                Ok(Sent::Streaming(H2Stream::new(*stream, shared, self.in_use)))
+                let input = self.messages.map(H2Input::new);
+                let stream = H2Stream::new(*stream, shared, self.in_use, input);
+                Ok(Sent::Streaming(stream))
             }
         }
     }
 }
 
-/// Answers a request, by the application if no route has its path.
+/// Answers a request, by the application if no route has its path. The body is returned if it has the
+/// messages of a WebSocket.
 async fn http2_answer(
     context: &Arc<Context>,
     caller: &Caller,
     request: Request<RecvStream>,
     budget: &Arc<ReadBudget>,
-) -> Answer {
+) -> (Answer, Option<RecvStream>) {
     let routes = context.routes();
     if let Some(application) = application_of(&routes, &request) {
         let request = request.map(|body| {
             let _upload = budget.upload();
             RequestBody::new(RequestBytes::Http2 { body, _upload })
         });
-        return pass(context, &routes, &application, caller, request).await;
+        let answer = pass(context, &routes, &application, caller, request).await;
+        return (answer, None);
     }
     let has_body = !request.body().is_end_stream();
     // In a box of its own: it is several times as large as the future of a passed request.
-    Box::pin(answer(context, caller, &request, has_body)).await
+    let answer = Box::pin(answer(context, caller, &request, has_body)).await;
+    let is_websocket = is_websocket(&request);
+    (answer, is_websocket.then(|| request.into_body()))
 }
 
 fn send_head(

@@ -21,14 +21,19 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
+use h2::RecvStream;
 
 use super::idle::UseGuard;
 use super::sink::SharedStream;
+use crate::http::stream::client_messages::{ClientMessages, ClientState};
 use crate::http::stream::event_stream::{EventStream, Step};
 use crate::http::stream::stall::StallTimer;
 use crate::http::stream::state::StreamState;
 use crate::http::stream::write_batch::{Unsent, WriteBatch, WriteStats, Written};
 use crate::presence::CloseReason;
+
+/// 4 KiB of answers to a client are passed at a time; it is not read before they are written.
+const ANSWERS_MAX: usize = 4 * 1024;
 
 /// 64 KiB: largest part of an event that h2 receives at a time.
 const PART_BYTES_MAX: usize = 64 * 1024;
@@ -48,7 +53,15 @@ struct StreamIo {
     stall: Option<Box<StallTimer>>,
     /// Set when the last batch is read from the event stream.
     last: Option<Last>,
+    /// The client's side of a WebSocket.
+    input: Option<Box<H2Input>>,
     _in_use: UseGuard,
+}
+
+/// The client's side of a WebSocket.
+pub(super) struct H2Input {
+    body: RecvStream,
+    messages: ClientMessages,
 }
 
 #[derive(Clone, Copy)]
@@ -59,7 +72,12 @@ struct Last {
 }
 
 impl H2Stream {
-    pub(super) fn new(stream: EventStream, shared: SharedStream, in_use: UseGuard) -> Self {
+    pub(super) fn new(
+        stream: EventStream,
+        shared: SharedStream,
+        in_use: UseGuard,
+        input: Option<H2Input>,
+    ) -> Self {
         let shared = Arc::new(shared);
         stream.set_direct_sink(shared.clone());
         let io = StreamIo {
@@ -67,6 +85,7 @@ impl H2Stream {
             unsent: None,
             stall: None,
             last: None,
+            input: input.map(Box::new),
             _in_use: in_use,
         };
         Self {
@@ -93,6 +112,13 @@ impl H2Stream {
         self.record_progress();
         if let Some(unsent) = self.io.unsent.take() {
             return self.send(task, *unsent);
+        }
+        if self.io.input.is_some() && self.io.last.is_none() {
+            // Only between whole messages: an answer is a frame of its own.
+            let (state, answers) = self.io.poll_input(task);
+            if !answers.is_empty() || state == ClientState::Closed {
+                return self.answer(task, state, answers);
+            }
         }
         if let Some(Last { close, is_aborted }) = self.io.last {
             self.stream.set_delivered();
@@ -131,6 +157,30 @@ impl H2Stream {
             }
         }
         self.send(task, unsent)
+    }
+
+    /// Sends answers to the client of a WebSocket, and continues after the connection's turn.
+    fn answer(
+        &mut self,
+        task: &Context<'_>,
+        state: ClientState,
+        answers: BytesMut,
+    ) -> Poll<CloseReason> {
+        self.stream.end_direct_writes();
+        if state == ClientState::Closed {
+            // The task stays until the answer is flushed: h2 must not drop the last handle of its
+            // own stream.
+            self.io.last = Some(Last {
+                close: CloseReason::Client,
+                is_aborted: false,
+            });
+        }
+        let written = Written {
+            stats: WriteStats::default(),
+            bytes: answers.len(),
+        };
+        let bytes = answers.freeze();
+        self.send(task, Unsent { bytes, written })
     }
 
     /// Sends one part, and continues after the connection's turn.
@@ -189,6 +239,39 @@ impl H2Stream {
         if is_clear {
             self.stream.allow_direct_writes();
         }
+    }
+}
+
+impl H2Input {
+    pub(super) fn new(body: RecvStream) -> Self {
+        Self {
+            body,
+            messages: ClientMessages::new(Bytes::new()),
+        }
+    }
+}
+
+impl StreamIo {
+    /// Reads the client's side of a WebSocket. Returns its state, and the answers.
+    fn poll_input(&mut self, task: &mut Context<'_>) -> (ClientState, BytesMut) {
+        let mut answers = BytesMut::new();
+        let Some(input) = &mut self.input else {
+            return (ClientState::Open, answers);
+        };
+        while answers.len() < ANSWERS_MAX {
+            let bytes = match input.body.poll_data(task) {
+                Poll::Pending => return (ClientState::Open, answers),
+                Poll::Ready(Some(Ok(bytes))) => bytes,
+                // The client has ended its side, or the stream.
+                Poll::Ready(_) => return (ClientState::Closed, answers),
+            };
+            // It fails only for more than was received.
+            drop(input.body.flow_control().release_capacity(bytes.len()));
+            if input.messages.read(&bytes, &mut answers) == ClientState::Closed {
+                return (ClientState::Closed, answers);
+            }
+        }
+        (ClientState::Open, answers)
     }
 }
 

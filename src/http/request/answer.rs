@@ -3,10 +3,10 @@
 //! The result, [`Answer`], does not know its protocol: `accept::connection` makes a hyper response
 //! of it, `h2::request` HTTP/2 frames. Both run on the task of the connection or HTTP/2 stream.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use hyper::header::{
     ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue,
-    RETRY_AFTER, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
+    RETRY_AFTER, SEC_WEBSOCKET_VERSION, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
 };
 use hyper::{Method, Response, StatusCode};
 
@@ -16,7 +16,9 @@ use super::rejection::Rejection;
 use super::rejection_code::RejectionCode;
 use super::rejection_row::Row;
 use super::request::is_browser;
+use super::upgrade::{self, Handshake};
 use crate::encoding::Framing;
+use crate::encoding::websocket::{close_code, put_close_frame};
 use crate::http::application::response_body::PassedBody;
 use crate::http::application::tunnel::Tunnel;
 use crate::http::config::CloseStyle;
@@ -47,10 +49,13 @@ pub(in crate::http) enum Waiting {
     Events(EventStream),
     /// A tunnel to the application.
     Tunnel(Tunnel),
+    /// The last bytes of a WebSocket that is closed at once.
+    Last(Bytes),
 }
 
 /// Browsers must not interpret a publisher's text as a script or a page, whatever it contains.
 const NO_SNIFF: HeaderValue = HeaderValue::from_static("nosniff");
+const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 /// Methods of every route.
 pub(super) const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, OPTIONS");
@@ -78,6 +83,13 @@ pub(super) fn finished() -> Response<Bytes> {
     response
 }
 
+/// Last bytes of a WebSocket whose client has every event of a finite event stream: a regular close.
+pub(super) fn finished_websocket() -> Bytes {
+    let mut out = BytesMut::new();
+    put_close_frame(&mut out, close_code::END, "end");
+    out.freeze()
+}
+
 /// Answer with JSON that no cache keeps.
 pub(super) fn json(status: StatusCode, body: Bytes) -> Response<Bytes> {
     let mut response = Response::new(body);
@@ -85,7 +97,7 @@ pub(super) fn json(status: StatusCode, body: Bytes) -> Response<Bytes> {
     let headers = response.headers_mut();
     headers.insert(X_CONTENT_TYPE_OPTIONS, NO_SNIFF);
     headers.insert(CONTENT_TYPE, JSON);
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(CACHE_CONTROL, NO_STORE);
     response
 }
 
@@ -96,8 +108,15 @@ pub(super) fn event_stream_head(
     protocol: Protocol,
     close: CloseStyle,
 ) {
-    let media_type = HeaderValue::from_static(framing.media_type());
-    headers.insert(CONTENT_TYPE, media_type);
+    if let Some(media_type) = framing.media_type() {
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
+    }
+    if framing == Framing::LongPoll {
+        // A document of its own: the connection serves the next poll.
+        headers.insert(CACHE_CONTROL, NO_STORE);
+        headers.insert(X_CONTENT_TYPE_OPTIONS, NO_SNIFF);
+        return;
+    }
     headers.insert(
         CACHE_CONTROL,
         HeaderValue::from_static("no-store, no-transform"),
@@ -120,12 +139,7 @@ pub(in crate::http) fn reject<B>(
     request: &hyper::Request<B>,
 ) -> Answer {
     let row = rejection.code.row();
-    context.count_rejection(rejection.code);
-    tracing::debug!(
-        code = row.code,
-        path = request.uri().path(),
-        "request rejected"
-    );
+    record(context, row, rejection.code, request);
     let is_http2 = request.version() == hyper::Version::HTTP_2;
     // An `EventSource` sends GET.
     let is_browser =
@@ -145,8 +159,14 @@ pub(in crate::http) fn reject<B>(
     }
     let mut response = json(row.response_status(), rejection.body());
     let headers = response.headers_mut();
-    if rejection.code == RejectionCode::MethodNotAllowed {
-        headers.insert(ALLOW, METHODS);
+    match rejection.code {
+        RejectionCode::MethodNotAllowed => drop(headers.insert(ALLOW, METHODS)),
+        RejectionCode::UpgradeRequired if !is_http2 => upgrade::add_upgrade(headers),
+        // RFC 6455, 4.4.
+        RejectionCode::BadHandshake => {
+            headers.insert(SEC_WEBSOCKET_VERSION, upgrade::VERSION);
+        }
+        _ => {}
     }
     for value in rejection.challenge.iter().flat_map(Challenge::values) {
         headers.append(WWW_AUTHENTICATE, value);
@@ -159,6 +179,25 @@ pub(in crate::http) fn reject<B>(
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
     row.answer(response)
+}
+
+/// Counts a rejected request, and returns a WebSocket that is closed with the reason.
+pub(in crate::http) fn reject_websocket<B>(
+    context: &Context,
+    rejection: &Rejection,
+    request: &hyper::Request<B>,
+    handshake: &Handshake,
+) -> Answer {
+    let row = rejection.code.row();
+    record(context, row, rejection.code, request);
+    let body = rejection.stream_body(Framing::WebSocket);
+    row.answer(handshake.head().map(|()| body))
+}
+
+fn record<B>(context: &Context, row: Row, code: RejectionCode, request: &hyper::Request<B>) {
+    context.count_rejection(code);
+    let path = request.uri().path();
+    tracing::debug!(code = row.code, path, "request rejected");
 }
 
 impl Row {
@@ -211,6 +250,11 @@ impl Answer {
         park: impl FnOnce(Waiting) -> Body,
     ) -> Response<Body> {
         match self {
+            Self::Text(response) | Self::Closing(response)
+                if response.status() == StatusCode::SWITCHING_PROTOCOLS =>
+            {
+                response.map(|bytes| park(Waiting::Last(bytes)))
+            }
             Self::Text(response) | Self::Closing(response) => response.map(Body::Text),
             Self::Events(head, stream) => head.map(|()| park(Waiting::Events(*stream))),
             Self::Passed(response) => response.map(|body| park(Waiting::Passed(body))),

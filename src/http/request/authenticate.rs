@@ -31,6 +31,7 @@ use super::rejection::Rejection;
 use super::rejection_code::RejectionCode;
 use super::request::{AuthenticatedRequest, Request, is_browser};
 use super::target::TargetParts;
+use super::upgrade::accepts_close;
 use crate::auth::provider::{EndpointRejection, Target};
 use crate::auth::revocations::Denial;
 use crate::auth::{AuthFailure, Credentials, Principal, Provider};
@@ -246,11 +247,14 @@ pub(in crate::http) fn unauthenticated_framing(
             | RejectionCode::Forbidden
     );
     let is_stream = match route.config.unauthenticated {
+        Unauthenticated::Auto if framing == Framing::WebSocket => accepts_close(headers),
         Unauthenticated::Auto => is_browser(headers),
         Unauthenticated::Status => false,
-        Unauthenticated::Stream => true,
+        // An answer of a long poll has a position.
+        Unauthenticated::Stream => framing != Framing::LongPoll,
     };
-    (is_unauthenticated && is_stream && method == Method::GET).then_some(framing)
+    let has_content = matches!(*method, Method::GET | Method::CONNECT);
+    (is_unauthenticated && is_stream && has_content).then_some(framing)
 }
 
 /// Request to a route that authenticates, or for a ticket, as the providers see it.

@@ -40,3 +40,4 @@ pub(in crate::http) mod respond;
 pub(in crate::http) mod revoked;
 pub(in crate::http) mod target;
 mod tickets;
+pub(in crate::http) mod upgrade;

@@ -10,14 +10,15 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use hyper::header::HeaderMap;
 use hyper::{Method, Response};
+use smallvec::SmallVec;
 
 use super::admission::admit;
-use super::answer::{Answer, event_stream_head, finished};
+use super::answer::{Answer, event_stream_head, finished, finished_websocket};
 use super::begin::beginning;
 use super::negotiate::negotiate;
 use super::rejection::Rejection;
@@ -25,14 +26,15 @@ use super::rejection_code::RejectionCode;
 use super::request::{AuthenticatedRequest, Caller, is_browser};
 use super::resolve::ClientId;
 use super::revoked::RevocationCheck;
+use super::upgrade::Handshake;
 use crate::auth;
 use crate::encoding::Framing;
 use crate::feed::OpenError;
 use crate::http::config::Config;
 use crate::http::context::Context;
 use crate::http::route::Route;
-use crate::http::stream::event_stream::EventStream;
 use crate::http::stream::event_stream::opening::{Beginning, OpenFailure, Opening};
+use crate::http::stream::event_stream::{EventStream, long_poll};
 use crate::http::stream::expiry::Expiry;
 use crate::http::stream_options::StreamOptions;
 use crate::limit::ClientPermit;
@@ -42,6 +44,8 @@ use crate::subject::FilterSet;
 pub(in crate::http) struct RequestedStream<'r> {
     pub(in crate::http) route: &'r Arc<Route>,
     pub(in crate::http) framing: Framing,
+    /// Handshake, if it is a WebSocket.
+    pub(in crate::http) handshake: Option<Handshake>,
     /// One set for each source of the route.
     pub(in crate::http) filters: Vec<FilterSet>,
     pub(in crate::http) options: StreamOptions,
@@ -50,10 +54,24 @@ pub(in crate::http) struct RequestedStream<'r> {
     pub(in crate::http) expiry: Option<auth::Expiry>,
 }
 
-/// Returns the framing of a route that the client prefers.
+/// Returns the framing of a route that the client prefers, of those with a media type.
 pub(in crate::http) fn framing(route: &Route, headers: &HeaderMap) -> Result<Framing, Rejection> {
-    let framings = &route.config.framings;
-    negotiate(headers, framings, Framing::media_type).ok_or_else(|| not_acceptable(framings))
+    let with_type = |framing: &Framing| Some((*framing, framing.media_type()?));
+    let offers: SmallVec<[_; Framing::ALL.len()]> =
+        route.config.framings.iter().filter_map(with_type).collect();
+    if offers.is_empty() {
+        return Err(RejectionCode::UpgradeRequired.into());
+    }
+    negotiate(headers, &offers, |(_, media_type)| media_type)
+        .map(|(framing, _)| framing)
+        .ok_or_else(|| not_acceptable(offers.iter().map(|(_, media_type)| *media_type)))
+}
+
+/// Returns the wait of a long poll.
+fn wait(asked: &AuthenticatedRequest<'_>, has_position: bool) -> Result<Duration, Rejection> {
+    let wait = asked.request.query_values("wait").next();
+    let wait = long_poll::wait_of(wait.as_deref(), has_position);
+    wait.map_err(|()| RejectionCode::BadWait.into())
 }
 
 /// Opens an event stream. HEAD gets its head.
@@ -69,6 +87,7 @@ pub(in crate::http) async fn open_stream(
     let RequestedStream {
         route,
         framing,
+        handshake,
         filters,
         options,
         client,
@@ -83,15 +102,18 @@ pub(in crate::http) async fn open_stream(
         None => beginning(&route.config, &asked.request, SystemTime::now())?,
     };
     let mut head = Response::new(());
-    event_stream_head(
-        head.headers_mut(),
-        framing,
-        caller.peer.protocol,
-        route.config.close,
-    );
+    let (protocol, close) = (caller.peer.protocol, route.config.close);
+    match &handshake {
+        Some(handshake) => head = handshake.head(),
+        None => event_stream_head(head.headers_mut(), framing, protocol, close),
+    }
     if method == Method::HEAD {
         return Ok(Answer::Text(head.map(|()| Bytes::new())));
     }
+    let wait = match framing {
+        Framing::LongPoll => Some(wait(asked, last_event_id.is_some())?),
+        _ => None,
+    };
     admit(context, caller.over_limit)?;
     let hashes = route.feed_hashes(&options, &filters);
     let permit = client_permit(context, &client.name, asked, hashes)?;
@@ -112,9 +134,16 @@ pub(in crate::http) async fn open_stream(
         browser: is_browser(asked.request.headers),
     };
     let Some(stream) = EventStream::open(context, opening).await? else {
-        return Ok(Answer::Text(finished()));
+        return Ok(match handshake {
+            Some(_) => Answer::Text(head.map(|()| finished_websocket())),
+            None => Answer::Text(finished()),
+        });
     };
     check.confirm(asked, is_named, stream.state());
+    if let Some(wait) = wait {
+        let body = stream.answer_poll(wait).await;
+        return Ok(Answer::Text(head.map(|()| body)));
+    }
     Ok(Answer::Events(head, Box::new(stream)))
 }
 
@@ -132,9 +161,9 @@ impl From<OpenFailure> for Rejection {
     }
 }
 
-/// Rejection of a client that accepts none of the framings; its message names them.
-fn not_acceptable(framings: &[Framing]) -> Rejection {
-    let media_types: Vec<_> = framings.iter().map(|one| one.media_type()).collect();
+/// Rejection of a client that accepts none of the media types; its message names them.
+fn not_acceptable(media_types: impl Iterator<Item = &'static str>) -> Rejection {
+    let media_types: Vec<_> = media_types.collect();
     let message = format!("the response would be {}", media_types.join(" or "));
     Rejection::new(RejectionCode::NotAcceptable, message)
 }

@@ -18,6 +18,14 @@ pub(in crate::http) enum RejectionCode {
     MethodNotAllowed,
     /// The `Accept` header excludes `text/event-stream`.
     NotAcceptable,
+    /// The route offers WebSocket only, and the request asks for no upgrade.
+    UpgradeRequired,
+    /// The `wait` of a long poll is not a duration.
+    BadWait,
+    /// The request is not a valid WebSocket handshake.
+    BadHandshake,
+    /// The `Origin` of a WebSocket is neither that of the request nor in `cors.origins`.
+    OriginNotAllowed,
     /// A variable of the route has no value, or one that cannot be part of a subject.
     BadVariable,
     /// A requested subject is not a valid NATS subject.
@@ -122,10 +130,14 @@ pub(in crate::http) enum RejectionCode {
 
 impl RejectionCode {
     /// Every code, in the order of the enum.
-    pub(in crate::http) const ALL: [Self; 53] = [
+    pub(in crate::http) const ALL: [Self; 57] = [
         Self::NotFound,
         Self::MethodNotAllowed,
         Self::NotAcceptable,
+        Self::UpgradeRequired,
+        Self::BadWait,
+        Self::BadHandshake,
+        Self::OriginNotAllowed,
         Self::BadVariable,
         Self::BadSubject,
         Self::TooManySubjects,
@@ -199,6 +211,30 @@ impl RejectionCode {
                 "not_acceptable",
                 "the client accepts no media type of the route",
                 "remove the Accept header, or accept a media type that the message names",
+            ),
+            Self::UpgradeRequired => Row::permanent(
+                Status::UPGRADE_REQUIRED,
+                "upgrade_required",
+                "this route is read with a WebSocket",
+                "use ws:// or wss://, or add another framing to `framings` of the route",
+            ),
+            Self::BadWait => Row::permanent(
+                Status::BAD_REQUEST,
+                "bad_wait",
+                "`wait` is not a duration",
+                "write seconds or milliseconds, such as `30s` or `500ms`",
+            ),
+            Self::BadHandshake => Row::permanent(
+                Status::BAD_REQUEST,
+                "bad_handshake",
+                "the request is not a valid WebSocket handshake",
+                "use a WebSocket library, and the subprotocol `sidestream.v1` or none",
+            ),
+            Self::OriginNotAllowed => Row::permanent(
+                Status::FORBIDDEN,
+                "origin_not_allowed",
+                "this route allows no WebSocket of pages of this origin",
+                "add the origin to `cors.origins` of the route",
             ),
             Self::BadVariable => Row::permanent(
                 Status::BAD_REQUEST,

@@ -181,7 +181,7 @@ fn accepts_by_name(headers: &HeaderMap, framing: Framing) -> bool {
         let media_type = range.split(|byte| *byte == b';').next().unwrap_or_default();
         media_type
             .trim_ascii()
-            .eq_ignore_ascii_case(framing.media_type().as_bytes())
+            .eq_ignore_ascii_case(framing.media_type().unwrap_or_default().as_bytes())
     };
     headers
         .get_all(ACCEPT)

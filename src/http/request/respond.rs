@@ -21,7 +21,7 @@ use hyper::Method;
 use hyper::header::{CONNECTION, HeaderValue, VARY};
 
 use super::admission::admit;
-use super::answer::{Answer, METHODS, options, reject};
+use super::answer::{Answer, METHODS, options, reject, reject_websocket};
 use super::authenticate::{authenticate, has_ticket, unauthenticated_framing};
 use super::cors;
 use super::open_stream::{RequestedStream, framing, open_stream};
@@ -31,6 +31,8 @@ use super::request::{Caller, Request};
 use super::revoked::RevocationCheck;
 use super::target::TargetParts;
 use super::tickets;
+use super::upgrade::{self, Handshake};
+use crate::encoding::Framing;
 use crate::http::context::Context;
 use crate::http::route::{RouteMatch, Routes};
 use crate::net::request_head;
@@ -68,7 +70,7 @@ async fn answer_on_route<B: Sync>(
     let responded = respond(context, routes, found, caller, request, has_body);
     let mut answer = match responded.await {
         Ok(answer) => answer,
-        Err(rejection) => reject(context, &rejection, request),
+        Err(rejection) => reject_as_asked(context, &rejection, request),
     };
     let Some(route) = route else { return answer };
     let headers = answer.headers_mut();
@@ -90,6 +92,21 @@ async fn answer_on_route<B: Sync>(
     answer
 }
 
+/// Rejects a request, a WebSocket of a page in its own form.
+fn reject_as_asked<B>(
+    context: &Context,
+    rejection: &Rejection,
+    request: &hyper::Request<B>,
+) -> Answer {
+    let is_closed = rejection.stream == Some(Framing::WebSocket)
+        || rejection.code.row().is_temporary && upgrade::accepts_close(request.headers());
+    let is_websocket = is_closed && upgrade::is_websocket(request);
+    match is_websocket.then(|| Handshake::new(request)) {
+        Some(Ok(handshake)) => reject_websocket(context, rejection, request, &handshake),
+        _ => reject(context, rejection, request),
+    }
+}
+
 async fn respond<B: Sync>(
     context: &Arc<Context>,
     routes: &Routes,
@@ -105,17 +122,27 @@ async fn respond<B: Sync>(
     match *request.method() {
         Method::GET | Method::HEAD => {}
         Method::OPTIONS => return Ok(Answer::Text(options(METHODS))),
+        Method::CONNECT if upgrade::is_websocket(request) => {}
         _ => return Err(RejectionCode::MethodNotAllowed.into()),
     }
-    let framing = framing(route, request.headers())?;
-    if has_body {
+    let handshake = upgrade::handshake(route, request)?;
+    let framing = match &handshake {
+        Some(_) => Framing::WebSocket,
+        None => framing(route, request.headers())?,
+    };
+    let parts = TargetParts::new(&routes.config, caller.peer, request);
+    if handshake.is_some() {
+        let target = parts.target(request.headers(), asked.remote, None);
+        upgrade::check_origin(request.headers(), &target, &route.config.cors)?;
+    }
+    // The data of an extended CONNECT is no body: it has the client's messages.
+    if has_body && request.method() != Method::CONNECT {
         return Err(RejectionCode::UnexpectedBody.into());
     }
-    if request.method() == Method::GET && has_ticket(routes, route, &asked) {
+    if request.method() != Method::HEAD && has_ticket(routes, route, &asked) {
         // Before the ticket is spent: it is valid on another pod, and later.
         admit(context, caller.over_limit)?;
     }
-    let parts = TargetParts::new(&routes.config, caller.peer, request);
     let as_stream = |rejection| Rejection {
         stream: unauthenticated_framing(
             route,
@@ -136,6 +163,7 @@ async fn respond<B: Sync>(
     let requested = RequestedStream {
         route,
         framing,
+        handshake,
         filters,
         options,
         client,

@@ -25,6 +25,7 @@
 mod clock;
 mod close;
 mod gaps;
+pub(in crate::http) mod long_poll;
 pub(in crate::http) mod opening;
 #[cfg(test)]
 mod tests;
@@ -45,7 +46,7 @@ use super::group::StreamGroup;
 use super::state::StreamState;
 use super::throttle::{ClientLimits, ThrottlePass};
 use super::write_batch::{BATCH_BYTES, WriteBatch, Written};
-use crate::encoding::{Encoder, Encoding};
+use crate::encoding::{Encoder, Encoding, Framing};
 use crate::event::Position;
 use crate::event::id::Joined;
 use crate::feed::{Cursor, DirectSink, Item, Read, ReadPolicy, Shedder, Throttle};
@@ -251,8 +252,13 @@ impl EventStream {
     /// Ends direct writes after those that happened, and adopts the time of the last one. The task
     /// may have to wait for its transport before it reads.
     pub(in crate::http) fn adopt_direct_writes(&mut self, last_write: CompactInstant) {
-        self.cursors.iter().for_each(Cursor::take_over);
+        self.end_direct_writes();
         (self.last_write, self.last_id) = (last_write, last_write);
+    }
+
+    /// Ends direct writes without a turn: the task has other bytes to write.
+    pub(in crate::http) fn end_direct_writes(&self) {
+        self.cursors.iter().for_each(Cursor::take_over);
     }
 
     /// Allows direct writes until the next turn, if it waits for events and receives every one.
@@ -292,7 +298,8 @@ impl EventStream {
     /// Logs, once, that it is live: its first bytes are written, and it has caught up.
     fn log_active(&self) {
         // Without presence there is no state between the lines of its opening and its end.
-        if self.state.becomes_active() && self.registration.changed() {
+        let is_changed = self.state.becomes_active() && self.registration.changed();
+        if is_changed && self.state.framing != Framing::LongPoll {
             let state = &self.state;
             tracing::info!(
                 client = &*state.client,
@@ -473,12 +480,14 @@ impl EventStream {
     /// Writes an event of several sources: the bytes that clients share, and an id of all positions.
     fn put_with_own_id(&self, encoding: &Encoding, id: &[Position], out: &mut WriteBatch) {
         let encoder = self.encoder();
-        let put_id = |out: &mut BytesMut| encoder.put_id(out, &Joined(id));
+        let shared = encoding.shared();
+        let length = shared.len();
+        let put_id = |out: &mut BytesMut| encoder.put_id(out, &Joined(id), length);
         if encoder.is_id_first() {
             out.write(put_id);
-            out.push(encoding.shared());
+            out.push(shared);
         } else {
-            out.push(encoding.shared());
+            out.push(shared);
             out.write(put_id);
         }
     }

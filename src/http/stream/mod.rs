@@ -34,6 +34,7 @@
 //!      (resumes from an id, until it has caught up)
 //! ```
 
+pub(in crate::http) mod client_messages;
 pub(in crate::http) mod compact_time;
 mod cursors;
 pub(in crate::http) mod direct_path;

@@ -103,6 +103,7 @@ impl EventStream {
         match close.level() {
             tracing::Level::ERROR => log!(error),
             tracing::Level::WARN => log!(warn),
+            tracing::Level::DEBUG => log!(debug),
             _ => log!(info),
         }
     }

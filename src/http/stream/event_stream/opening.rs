@@ -305,18 +305,27 @@ impl EventStream {
 
     fn log_open(&self, has_id: bool, is_claimed: bool, gaps: usize) {
         let state = &self.state;
-        tracing::info!(
-            client = &*state.client,
-            client.addr = %state.peer.text(),
-            route = &*state.route.label,
-            protocol = state.peer.protocol.as_str(),
-            framing = state.framing.as_str(),
-            state = if has_id { State::Reconnecting } else { State::Connecting }.as_str(),
-            taken_over = is_claimed,
-            position = %Joined(&self.positions()),
-            gaps,
-            "event stream opened"
-        );
+        macro_rules! log {
+            ($level:ident) => {
+                tracing::$level!(
+                    client = &*state.client,
+                    client.addr = %state.peer.text(),
+                    route = &*state.route.label,
+                    protocol = state.peer.protocol.as_str(),
+                    framing = state.framing.as_str(),
+                    state = if has_id { State::Reconnecting } else { State::Connecting }.as_str(),
+                    taken_over = is_claimed,
+                    position = %Joined(&self.positions()),
+                    gaps,
+                    "event stream opened"
+                )
+            };
+        }
+        match state.framing {
+            // One line for each poll would hide all others.
+            Framing::LongPoll => log!(debug),
+            _ => log!(info),
+        }
     }
 }
 

@@ -1,0 +1,156 @@
+//! Event streams over WebSocket: HTTP/1.1 and HTTP/2, in clear text and with TLS.
+
+mod changes;
+mod clients;
+mod conformance;
+mod handshake;
+mod stream;
+
+use std::sync::Arc;
+
+use async_nats::jetstream::{self, stream as nats_stream};
+use rustls::ClientConfig;
+
+use testkit::certs::Authority;
+use testkit::nats::Nats;
+use testkit::sidestream::Sidestream;
+use testkit::websocket::{Request, WebSocket};
+
+/// Transport of a WebSocket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Via {
+    Http11,
+    H2,
+    Tls11,
+    TlsH2,
+}
+
+/// A nats-server with the JetStream stream ORDERS, and a sidecar that serves it.
+struct Fixture {
+    sidestream: Sidestream,
+    nats: Nats,
+    jetstream: jetstream::Context,
+    authority: Authority,
+    /// Origin in `cors.origins`.
+    origin: String,
+}
+
+impl Via {
+    const ALL: [Self; 4] = [Self::Http11, Self::H2, Self::Tls11, Self::TlsH2];
+
+    fn is_h2(self) -> bool {
+        matches!(self, Self::H2 | Self::TlsH2)
+    }
+
+    fn is_tls(self) -> bool {
+        matches!(self, Self::Tls11 | Self::TlsH2)
+    }
+}
+
+impl Fixture {
+    async fn start() -> Self {
+        Self::with_origin("https://pages.example").await
+    }
+
+    async fn with_origin(origin: &str) -> Self {
+        let nats = Nats::start().await;
+        let jetstream = nats.jetstream().await;
+        let config = nats_stream::Config {
+            name: "ORDERS".into(),
+            subjects: vec!["orders.>".into()],
+            storage: nats_stream::StorageType::Memory,
+            ..Default::default()
+        };
+        jetstream.create_stream(config).await.unwrap();
+        let authority = Authority::new();
+        let sidestream = pod(&nats, &authority, origin).await;
+        Self {
+            sidestream,
+            nats,
+            jetstream,
+            authority,
+            origin: origin.to_owned(),
+        }
+    }
+
+    /// Starts another pod.
+    async fn pod(&self) -> Sidestream {
+        pod(&self.nats, &self.authority, &self.origin).await
+    }
+
+    fn request(&self, via: Via, path: &str) -> Request<'static> {
+        self.request_to(&self.sidestream, via, path)
+    }
+
+    fn request_to(&self, pod: &Sidestream, via: Via, path: &str) -> Request<'static> {
+        let url = if via.is_tls() {
+            pod.url_tls(path)
+        } else {
+            pod.url(path)
+        };
+        Request {
+            is_h2: via.is_h2(),
+            tls: via.is_tls().then(|| self.tls(via)),
+            ..Request::new(url)
+        }
+    }
+
+    /// Opens a WebSocket; returns when it has its position.
+    async fn open(&self, via: Via, path: &str) -> WebSocket {
+        let mut socket = self.request(via, path).open().await;
+        socket.until_control("position").await;
+        socket
+    }
+
+    fn tls(&self, via: Via) -> Arc<ClientConfig> {
+        let protocol = if via.is_h2() { "h2" } else { "http/1.1" };
+        self.authority.trusting(&[protocol])
+    }
+
+    async fn publish(&self, subject: &str, payload: impl Into<bytes::Bytes>) {
+        let sent = self.jetstream.publish(subject.to_owned(), payload.into());
+        sent.await.unwrap().await.unwrap();
+    }
+}
+
+async fn pod(nats: &Nats, authority: &Authority, origin: &str) -> Sidestream {
+    let identity = authority.server("server");
+    let (url, certificate, key) = (
+        nats.url(),
+        identity.certificate.display(),
+        identity.key.display(),
+    );
+    Sidestream::start(format!(
+        r#"
+listen:
+  - address: 127.0.0.1:0
+  - address: 127.0.0.1:0
+    tls: {{ certificate: "{certificate}", key: "{key}" }}
+admin: {{ address: 127.0.0.1:0, control: control.sock }}
+nats: {{ servers: ["{url}"] }}
+routes:
+  - path: /orders
+    framings: [sse, ndjson, websocket, long_poll]
+    sources: [{{ stream: ORDERS, subjects: ["orders.>"] }}]
+    heartbeat: 400ms
+    expired: gap
+    cors: {{ origins: ["{origin}"] }}
+  - path: /both
+    framings: [websocket]
+    sources: [{{ stream: ORDERS, subjects: ["orders.>"] }}, {{ subjects: ["news.>"] }}]
+  - path: /default
+    sources: [{{ stream: ORDERS, subjects: ["orders.>"] }}]
+  - path: /query
+    framings: [websocket]
+    last_event_id_query: after
+    sources: [{{ stream: ORDERS, subjects: ["orders.>"] }}]
+  - path: /run
+    framings: [websocket, long_poll]
+    finite: true
+    sources: [{{ stream: ORDERS, subjects: ["orders.>"] }}]
+limits: {{ per_client: {{ connections: 40 }} }}
+drain: {{ accept_for: 100ms, spread: 100ms, timeout: 5s, retry: {{ min: 600ms, max: 900ms }} }}
+"#
+    ))
+    .await
+}
