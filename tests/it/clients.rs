@@ -1,5 +1,6 @@
 //! The client library for browsers and Node, `clients/js`.
 
+mod fallback;
 mod two_pods;
 
 use std::path::Path;

@@ -1,12 +1,16 @@
 /**
- * One attempt in one framing: a generator of items that ends with the connection. Its first item, without fields,
- * means that the server has accepted the request.
+ * One attempt in one framing. Each transport is a generator of items that ends with the connection;
+ * its first item, without fields, means that the server has accepted the request.
  */
 
-import { Lines, lineItem, sseParser, type Item } from "./items.js";
+import { Lines, lineItem, limit, sseParser, type Item } from "./items.js";
 
-/** Framing of an event stream: Server-Sent Events, or JSON lines with the subject of each event. */
-export type Framing = "sse" | "ndjson";
+/**
+ * Framing of an event stream. `sse`: Server-Sent Events over `fetch`. `ndjson`: JSON lines over `fetch`,
+ * with the subject of each event. `websocket`, `long_poll`: for networks in which a response does not arrive
+ * until it ends.
+ */
+export type Framing = "sse" | "ndjson" | "websocket" | "long_poll";
 
 /** Request of one attempt. */
 export interface Attempt {
@@ -14,6 +18,8 @@ export interface Attempt {
   headers: HeadersInit | undefined;
   credentials: RequestCredentials | undefined;
   lastEventId: string;
+  /** Time until a poll is answered without events, in seconds. */
+  wait: number;
   charsMax: number;
   fetch: typeof fetch;
   signal: AbortSignal;
@@ -48,10 +54,17 @@ export class Ended extends Error {}
 const ACCEPT = {
   sse: "text/event-stream",
   ndjson: "application/x-ndjson",
+  long_poll: "application/json",
 };
 
+/** Opens an event stream. */
+export function open(framing: Framing, attempt: Attempt): AsyncGenerator<Item> {
+  if (framing === "websocket") return messages(attempt);
+  return framing === "long_poll" ? polls(attempt) : lines(framing, attempt);
+}
+
 /** Sends a request; throws unless it is answered by a body of the framing. */
-async function request(framing: Framing, { url, headers, credentials, lastEventId, fetch, signal }: Attempt): Promise<Response> {
+async function request(framing: keyof typeof ACCEPT, { url, headers, credentials, lastEventId, fetch, signal }: Attempt): Promise<Response> {
   const all = new Headers(headers);
   all.set("Accept", ACCEPT[framing]);
   if (lastEventId) all.set("Last-Event-ID", lastEventId);
@@ -75,8 +88,8 @@ function retryAfter(response: Response): number {
   return ms > 0 ? ms : 0;
 }
 
-/** Opens an event stream. */
-export async function* open(framing: Framing, attempt: Attempt): AsyncGenerator<Item> {
+/** Server-Sent Events and newline-delimited JSON. */
+async function* lines(framing: "sse" | "ndjson", attempt: Attempt): AsyncGenerator<Item> {
   const { charsMax, heard } = attempt;
   const response = await request(framing, attempt);
   yield {};
@@ -97,6 +110,80 @@ export async function* open(framing: Framing, attempt: Attempt): AsyncGenerator<
   } finally {
     // Leaving the loop ends the request.
     reader.cancel().catch(() => {});
+  }
+}
+
+/** Long poll: one request after another, each at the position of the last. */
+async function* polls(attempt: Attempt): AsyncGenerator<Item> {
+  const { url, wait, heard } = attempt;
+  let { lastEventId } = attempt;
+  // The first poll does not wait: its answer says that the server is there, and names a position.
+  for (let seconds = 0; ; seconds = wait) {
+    const next = new URL(url);
+    next.searchParams.set("wait", `${seconds}s`);
+    // Not in a header: a browser would ask for permission before each poll of another origin.
+    if (lastEventId) next.searchParams.set("last_event_id", lastEventId);
+    const response = await request("long_poll", { ...attempt, url: next, lastEventId: "" });
+    const text = await response.text();
+    heard();
+    if (seconds === 0) yield {};
+    for (const item of pollItems(text)) {
+      lastEventId = item.id ?? lastEventId;
+      yield item;
+      if (item.event === "sidestream.close") return;
+    }
+  }
+}
+
+/** Items of the answer to a poll. */
+function* pollItems(text: string): Generator<Item> {
+  const { events, id } = JSON.parse(text);
+  for (const event of events) yield lineItem(JSON.stringify(event))!;
+  yield { event: "sidestream.position", data: "{}", id };
+}
+
+/** Messages of a WebSocket, each the text of a line. */
+async function* messages({ url, lastEventId, charsMax, signal, heard }: Attempt): AsyncGenerator<Item> {
+  const target = new URL(url);
+  target.protocol = target.protocol.replace("http", "ws");
+  if (lastEventId) target.searchParams.set("last_event_id", lastEventId);
+  const socket = new WebSocket(target, "sidestream.v1");
+  // An undefined entry is the opening.
+  let queue: (string | undefined)[] = [];
+  let chars = 0;
+  let isClosed = false;
+  let wake = () => {};
+  const received = (text?: string) => {
+    queue.push(text);
+    chars += text?.length ?? 0;
+    heard();
+    wake();
+  };
+  const close = () => {
+    isClosed = true;
+    wake();
+  };
+  socket.onopen = () => received();
+  socket.onmessage = ({ data }) => received(data);
+  socket.onclose = close;
+  signal.addEventListener("abort", close);
+  try {
+    for (;;) {
+      const batch = queue;
+      queue = [];
+      chars = 0;
+      for (const text of batch) {
+        const item = text === undefined ? {} : lineItem(text);
+        if (item) yield item;
+        // A WebSocket has no backpressure: what a slow handler leaves here is bounded.
+        limit(chars, charsMax);
+      }
+      if (!queue.length && isClosed) return;
+      if (!queue.length) await new Promise<void>((resolve) => (wake = resolve));
+    }
+  } finally {
+    signal.removeEventListener("abort", close);
+    socket.close();
   }
 }
 

@@ -105,7 +105,7 @@ test("lines have the subject, and numbers keep their digits", async (t) => {
   };
   const { url, requests } = await serve(t, [body, answer(204)]);
   const names = ['"data":', "message;base64", "sidestream.gap"];
-  const { finished } = listen(t, url, { framing: "ndjson" }, isClosed, names);
+  const { finished } = listen(t, url, { framings: ["ndjson"] }, isClosed, names);
   const events = (await finished).filter((event) => event instanceof MessageEvent);
   assert.deepEqual(events.map(({ type, data, subject }) => [type, data, subject]), [
     ['"data":', '{"n":12345678901234567890}', "orders.1"],
@@ -140,4 +140,41 @@ test("heartbeats keep a connection", async (t) => {
   const { finished } = listen(t, url, { heartbeatMs: 100 }, ({ data }) => data === "1");
   await finished;
   assert.equal(requests.length, 1);
+});
+
+/** A proxy that holds a response back until it ends. */
+const silent = (request, response) => {
+  response.writeHead(200, { "content-type": "text/event-stream" });
+  response.flushHeaders();
+};
+
+/** The answer to a poll. */
+const poll = (events, id, after = 0) => (request, response) =>
+  setTimeout(() => answer(200, { "content-type": "application/json" }, JSON.stringify({ events, id }))(request, response), after);
+
+test("a connection on which nothing arrives falls back to long polls, which end at 204", async (t) => {
+  const { url, requests } = await serve(t, [
+    silent,
+    poll([], "a-1"),
+    poll([{ id: "a-2", event: "created", subject: "orders.1", data: { n: 1 } }], "a-3", 50),
+    poll([{ control: "close", reason: "drain", retry: 2, id: "a-3" }], "a-3"),
+    poll([], "a-3"),
+    answer(204),
+  ]);
+  const { finished } = listen(t, url, { heartbeatMs: 100, framings: ["sse", "long_poll"] }, isClosed, ["created", "sidestream.close"]);
+  const events = await finished;
+  assert.deepEqual(types(events), ["open", "error", "open", "created", "sidestream.close", "error", "open", "error"]);
+  assert.match(String(events[1].cause), /no byte for 200 ms/);
+  const [, ...polls] = requests;
+  const queries = polls.map((request) => new URL(request.url, url).searchParams);
+  assert.deepEqual(queries.map((query) => query.get("wait")), ["0s", "1s", "1s", "0s", "1s"]);
+  assert.deepEqual(queries.map((query) => query.get("last_event_id")), [null, "a-1", "a-3", "a-3", "a-3"]);
+  assert.ok(polls.every(({ headers }) => headers.accept === "application/json"));
+});
+
+test("a framing that the route does not offer is skipped, and all of them are tried again", async (t) => {
+  const { url, requests } = await serve(t, [silent, answer(406), stream(["data: 1\nid: a-1\n\n"], { open: true })]);
+  const { finished } = listen(t, url, { heartbeatMs: 100, framings: ["sse", "long_poll"] }, ({ data }) => data === "1");
+  await finished;
+  assert.deepEqual(requests.map(({ headers }) => headers.accept), ["text/event-stream", "application/json", "text/event-stream"]);
 });

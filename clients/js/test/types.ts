@@ -21,9 +21,9 @@ count(source);
 
 const gaps: Gap[] = [];
 await follow(new URL("http://127.0.0.1/"), {
-  framing: "ndjson",
+  framings: ["ndjson", "long_poll"],
   onEvent: async ({ id, event, data, subject }) => [id, event, data, subject?.length],
   onGap: (gap) => gaps.push(gap),
 });
 // @ts-expect-error: there is no such framing
-await follow("http://127.0.0.1/", { framing: "carrier_pigeon", onEvent() {} });
+await follow("http://127.0.0.1/", { framings: ["carrier_pigeon"], onEvent() {} });

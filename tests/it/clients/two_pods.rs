@@ -20,7 +20,7 @@ use crate::front::fixture::Pod;
 const PERIOD: Duration = Duration::from_millis(10);
 
 /// Name of the last event.
-const END: &str = "END";
+pub(super) const END: &str = "END";
 
 /// Life of the tabs.
 const STEPS: [&str; 21] = [
@@ -99,19 +99,14 @@ async fn tabs_with_one_connection_receive_every_event_once_through_crashes_and_d
 async fn sources_in_node_receive_every_event_once_through_drains() {
     let mut pods = TwoPods::start().await;
     let url = pods.front.url("/orders");
-    let clients = ["sse", "ndjson"].map(|framing| {
-        let options = json!({ "framing": framing });
+    let clients = ["sse", "ndjson", "long_poll"].map(|framing| {
+        let options = json!({ "framings": [framing] });
         (framing, NodeClient::source(&url, &options))
     });
     for (framing, client) in &clients {
         let is_open = |reports: &[Value]| reports.iter().any(|one| one["kind"] == "open");
         client.until(&format!("{framing} is open"), is_open).await;
     }
-    // The first event is after the first position of every client.
-    eventually(RECOVERY, "every client has an event stream", || async {
-        (pods.streams().await == clients.len()).then_some(())
-    })
-    .await;
     let publisher = Publisher::start(&pods.nats).await;
     for pod in [0, 1, 0] {
         tokio::time::sleep(Duration::from_secs(1)).await;
@@ -158,14 +153,15 @@ fn assert_consecutive(client: &str, events: &[String]) {
 }
 
 /// Two pods behind nginx.
-struct TwoPods {
-    nats: Nats,
-    pods: [Pod; 2],
+pub(super) struct TwoPods {
+    pub(super) nats: Nats,
+    pub(super) ports: [Ports; 2],
+    pub(super) pods: [Pod; 2],
     front: Front,
 }
 
 impl TwoPods {
-    async fn start() -> Self {
+    pub(super) async fn start() -> Self {
         let nats = Nats::start().await;
         create_stream(&nats.jetstream().await, "ORDERS", &["orders.>"]).await;
         let ports = [(); 2].map(|()| Ports {
@@ -179,6 +175,7 @@ impl TwoPods {
         let front = Front::start(Kind::Nginx, ports, &Authority::new()).await;
         Self {
             nats,
+            ports,
             pods: [first, second],
             front,
         }
@@ -197,7 +194,7 @@ impl TwoPods {
     }
 
     /// Drains a pod and starts it again.
-    async fn restart(&mut self, pod: usize) {
+    pub(super) async fn restart(&mut self, pod: usize) {
         let pod = &mut self.pods[pod];
         pod.sidestream.terminate();
         assert_eq!(pod.sidestream.wait_exit(RECOVERY).await, 0);
@@ -218,6 +215,7 @@ routes:
   - path: /orders
     retry: 300ms
     heartbeat: 1s
+    framings: [sse, ndjson, websocket, long_poll]
     sources: [{{ stream: ORDERS, subjects: [\"orders.>\"] }}]
     cors: {{ origins: [\"*\"] }}
 "
@@ -225,13 +223,13 @@ routes:
 }
 
 /// Publisher of consecutive numbers.
-struct Publisher {
+pub(super) struct Publisher {
     stop: Arc<AtomicBool>,
     task: JoinHandle<usize>,
 }
 
 impl Publisher {
-    async fn start(nats: &Nats) -> Self {
+    pub(super) async fn start(nats: &Nats) -> Self {
         let client = nats.client().await;
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
@@ -251,7 +249,7 @@ impl Publisher {
     }
 
     /// Publishes the last event; returns the number of events before it.
-    async fn stop(self) -> usize {
+    pub(super) async fn stop(self) -> usize {
         self.stop.store(true, Ordering::Relaxed);
         self.task.await.unwrap()
     }
