@@ -71,6 +71,15 @@ pub trait Encoder: fmt::Debug + Sync {
         id: Option<&dyn fmt::Display>,
     );
 
+    /// Appends the beginning of the state: the client discards what it holds, and its position.
+    fn put_snapshot(&self, out: &mut BytesMut);
+
+    /// Appends an event of the state, without an id. `shared` is its encoding without one.
+    fn put_state(&self, out: &mut BytesMut, shared: &[u8]);
+
+    /// Appends the end of the state, and the position of the client.
+    fn put_synced(&self, out: &mut BytesMut, id: &dyn fmt::Display);
+
     /// Appends the end of a finite event stream: the client has every event.
     fn put_end(&self, out: &mut BytesMut, id: &dyn fmt::Display);
 

@@ -57,6 +57,18 @@ impl Encoder for LongPoll {
         Ndjson.put_close(out, reason, retry, id);
     }
 
+    fn put_snapshot(&self, out: &mut BytesMut) {
+        Ndjson.put_snapshot(out);
+    }
+
+    fn put_state(&self, out: &mut BytesMut, shared: &[u8]) {
+        Ndjson.put_state(out, shared);
+    }
+
+    fn put_synced(&self, out: &mut BytesMut, id: &dyn Display) {
+        Ndjson.put_synced(out, id);
+    }
+
     fn put_end(&self, out: &mut BytesMut, id: &dyn Display) {
         Ndjson.put_end(out, id);
     }

@@ -120,6 +120,21 @@ impl Encoder for Ndjson {
         put_control(out, "close", &format!(",{}", close_json(reason, retry)), id);
     }
 
+    fn put_snapshot(&self, out: &mut BytesMut) {
+        put_control(out, "snapshot", "", Some(&""));
+    }
+
+    /// The shared bytes begin with the comma after the id.
+    fn put_state(&self, out: &mut BytesMut, shared: &[u8]) {
+        out.reserve(shared.len());
+        out.put_u8(b'{');
+        out.put_slice(shared.get(1..).unwrap_or_default());
+    }
+
+    fn put_synced(&self, out: &mut BytesMut, id: &dyn Display) {
+        put_control(out, "synced", "", Some(id));
+    }
+
     fn put_end(&self, out: &mut BytesMut, id: &dyn Display) {
         put_control(out, "end", "", Some(id));
     }

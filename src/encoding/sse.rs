@@ -121,6 +121,21 @@ impl Encoder for Sse {
         self.put_control(out, "sidestream.close", &json, id);
     }
 
+    /// The empty id resets the position of a client: if it breaks off, it asks for the state again.
+    fn put_snapshot(&self, out: &mut BytesMut) {
+        self.put_control(out, "sidestream.snapshot", "{}", Some(&""));
+    }
+
+    fn put_state(&self, out: &mut BytesMut, shared: &[u8]) {
+        out.reserve(shared.len() + 1);
+        out.put_slice(shared);
+        out.put_u8(b'\n');
+    }
+
+    fn put_synced(&self, out: &mut BytesMut, id: &dyn Display) {
+        self.put_control(out, "sidestream.synced", "{}", Some(id));
+    }
+
     fn put_end(&self, out: &mut BytesMut, id: &dyn Display) {
         self.put_control(out, "sidestream.end", "{}", Some(id));
     }

@@ -101,6 +101,18 @@ impl Encoder for WebSocket {
         put_close_frame(out, code_of(reason), reason);
     }
 
+    fn put_snapshot(&self, out: &mut BytesMut) {
+        put_message(out, |line| Ndjson.put_snapshot(line));
+    }
+
+    fn put_state(&self, out: &mut BytesMut, shared: &[u8]) {
+        put_message(out, |line| Ndjson.put_state(line, shared));
+    }
+
+    fn put_synced(&self, out: &mut BytesMut, id: &dyn Display) {
+        put_message(out, |line| Ndjson.put_synced(line, id));
+    }
+
     /// Appends the last message, and the close frame of a regular end.
     fn put_end(&self, out: &mut BytesMut, id: &dyn Display) {
         put_message(out, |line| Ndjson.put_end(line, id));

@@ -35,6 +35,10 @@ pub trait Archive: fmt::Debug + Send + Sync {
     /// finite event streams.
     fn end<'a>(&'a self, filters: &'a FilterSet) -> BoxFuture<'a, Option<u64>>;
 
+    /// Last event of each subject that these filters select, at a position that is newer than the
+    /// call. Payloads with more bytes together than `bytes_max` are not read to the end.
+    fn latest<'a>(&'a self, filters: &'a FilterSet, bytes_max: usize) -> BoxFuture<'a, Latest>;
+
     /// True if the source is known to reject reads until an operator changes something. A reader
     /// that needs the archive is then rejected instead of waiting indefinitely.
     fn is_rejecting(&self) -> bool {
@@ -43,6 +47,16 @@ pub trait Archive: fmt::Debug + Send + Sync {
 
     /// Starts to read the events that match these filters, after a sequence number.
     fn read(&self, filters: &FilterSet, after: u64) -> Box<dyn Pages>;
+}
+
+/// State of the subjects of some filters.
+#[derive(Clone, Debug)]
+pub struct Latest {
+    /// Every event up to here is in the state, or was replaced by a later one.
+    pub position: Position,
+    /// Last event of each subject, in ascending order of sequence. Removed ones are not included.
+    /// `None` if they are too large together.
+    pub events: Option<Vec<Event>>,
 }
 
 /// One reading of the archive. Dropping it also ends it at the source.

@@ -19,6 +19,8 @@ use std::time::SystemTime;
 pub enum Begin {
     /// With the oldest retained event.
     First,
+    /// With the last event of each subject.
+    Latest,
     /// With the first event that was published at this time or later.
     Since(SystemTime),
     /// With the last events, as many as this.
@@ -30,13 +32,14 @@ impl Begin {
     pub const LIVE: &str = "live";
 
     /// All values of the metric label.
-    pub const LABELS: [&str; 4] = [Self::LIVE, "first", "since", "last"];
+    pub const LABELS: [&str; 5] = [Self::LIVE, "first", "latest", "since", "last"];
 
     /// Value of the metric label.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::First => "first",
+            Self::Latest => "latest",
             Self::Since(_) => "since",
             Self::Last(_) => "last",
         }

@@ -37,13 +37,15 @@ use super::encoded::EncodedEvent;
 use super::feed::{Feed, WakeList};
 use super::gap::Gap;
 use super::limits::{Limits, SourceSize};
-use super::opening::{self as feed_opening, OpenError};
+use super::open_error::OpenError;
+use super::opening as feed_opening;
 use super::options::{BatchEncodings, FeedOptions};
 use super::origin::Origin;
 use super::prefetch;
 use super::replay::member::ReplayMember;
 use super::replay::{ReplayPool, ReplaySlots};
 use super::resume::Start;
+use super::snapshot::Snapshots;
 use super::source::{OpenFuture, Source};
 use super::subject_index::SubjectIndex;
 use super::trie::SubjectTrie;
@@ -56,6 +58,7 @@ pub struct StreamBuffer {
     name: Box<str>,
     budget: Arc<Budget>,
     replay_pool: Option<Arc<ReplayPool>>,
+    snapshots: Snapshots,
     /// Messages that the stream has ready for the writer, as the server reports it.
     pending: AtomicU64,
     state: Mutex<State>,

@@ -35,7 +35,8 @@ use super::feed::Feed;
 use super::feed_map::{FeedLease, FeedMap, REQUESTS_MAX, SubscribeRequest};
 use super::gap::{Gap, GapReason};
 use super::limits::SourceSize;
-use super::opening::{OpenError, Opened};
+use super::open_error::OpenError;
+use super::opening::Opened;
 use super::options::FeedOptions;
 use super::origin::Origin;
 use super::replay::member::ReplayMember;
@@ -167,6 +168,7 @@ impl CoreSource {
         Opened {
             cursor: Cursor::join(self.me.clone(), feed, offset, position),
             outcome,
+            snapshot: None,
         }
     }
 }

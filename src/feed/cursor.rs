@@ -97,6 +97,16 @@ impl Cursor {
         &self.feed
     }
 
+    /// Position after which every event is in the window.
+    pub(super) fn floor(&self) -> Position {
+        let state = self.feed.lock();
+        Position {
+            tag: state.window.tag(),
+            seq: state.window.floor(),
+            fingerprint: None,
+        }
+    }
+
     /// Moves to the end of a feed that has a head; false if it has none.
     pub(super) fn seek_to_end(&mut self) -> bool {
         let mut state = self.feed.lock();

@@ -20,7 +20,7 @@ use crate::subject::FilterSet;
 use super::budget::Budget;
 use super::feed::{Feed, WakeList};
 use super::limits::SourceSize;
-use super::opening::OpenError;
+use super::open_error::OpenError;
 use super::options::FeedOptions;
 
 /// Maximum idle period of a feed. A feed lingers for as long as it has existed, so that feeds which

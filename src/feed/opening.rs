@@ -7,8 +7,10 @@ use super::archive::{Archive, State, Unavailable};
 use super::begin::Begin;
 use super::cursor::Cursor;
 use super::gap::GapReason;
-use super::replay::ReplaySlots;
+use super::open_error::OpenError;
+use super::replay::ReplayPool;
 use super::resume::{self, Decision, Outcome, StoredFingerprint, View};
+use super::snapshot::{SnapshotReader, Snapshots};
 
 /// A reader that has been opened.
 #[derive(Debug)]
@@ -17,19 +19,8 @@ pub struct Opened {
     pub cursor: Cursor,
     /// Outcome of its start.
     pub outcome: Outcome,
-}
-
-/// Reason why a reader cannot be opened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OpenError {
-    /// The source has not started, or NATS does not answer.
-    NotReady,
-    /// NATS rejects what the reader needs until an operator changes something.
-    Rejected,
-    /// The limit `limits.feeds` is reached.
-    TooManyFeeds,
-    /// The limit `limits.replays.queued` is reached.
-    TooManyReplays,
+    /// State of its subjects, which it reads before the cursor.
+    pub snapshot: Option<SnapshotReader>,
 }
 
 /// Moves a reader that has joined at the head to the position that follows from `at`. `view`
@@ -59,17 +50,29 @@ pub(super) async fn resume(
     }
 }
 
-/// Moves a reader that has joined at the head to the position where it begins.
+/// Moves a reader that has joined at the head to the position where it begins. With the latest state,
+/// it reads the returned snapshot first.
 pub(super) async fn begin_at(
     cursor: &mut Cursor,
     beginning: Begin,
-    archive: &dyn Archive,
-    replays: &ReplaySlots,
-) -> Result<Outcome, OpenError> {
+    replay_pool: &ReplayPool,
+    snapshots: &Snapshots,
+) -> Result<(Outcome, Option<SnapshotReader>), OpenError> {
+    let (archive, replays) = (&**replay_pool.archive(), replay_pool.slots());
+    if beginning == Begin::Latest {
+        let (filters, budget) = (&cursor.feed().filters, replay_pool.budget());
+        let floor = cursor.floor();
+        let snapshot = snapshots
+            .get(archive, replays, budget, filters, floor)
+            .await?;
+        let outcome = seek_to(cursor, snapshot.position(), archive)?;
+        let reader = snapshot.read(&cursor.feed().options);
+        return Ok((outcome, Some(reader)));
+    }
     if let Begin::Last(count) = beginning
         && cursor.seek_to_last(count.get())
     {
-        return Ok(Outcome::Window);
+        return Ok((Outcome::Window, None));
     }
     let located = {
         let _permit = replays.locate().await.ok_or(OpenError::TooManyReplays)?;
@@ -79,6 +82,15 @@ pub(super) async fn begin_at(
         Unavailable::Rejected(_) => OpenError::Rejected,
         Unavailable::Temporary(_) | Unavailable::Changed => OpenError::NotReady,
     })?;
+    Ok((seek_to(cursor, position, archive)?, None))
+}
+
+/// Moves a reader that has joined at the head to a position of its source.
+fn seek_to(
+    cursor: &mut Cursor,
+    position: Position,
+    archive: &dyn Archive,
+) -> Result<Outcome, OpenError> {
     if position.tag != cursor.position().tag {
         // The source was recreated, and its writer has not noticed yet.
         return Err(OpenError::NotReady);

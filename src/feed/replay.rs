@@ -164,6 +164,10 @@ impl ReplayPool {
         })
     }
 
+    pub(super) fn budget(&self) -> &Arc<Budget> {
+        &self.budget
+    }
+
     pub(super) fn slots(&self) -> &ReplaySlots {
         &self.replays
     }

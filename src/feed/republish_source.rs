@@ -28,13 +28,15 @@ use super::feed::{self, Feed};
 use super::feed_map::{FeedLease, FeedMap, REQUESTS_MAX, SubscribeRequest, SubscribeRequests};
 use super::gap::{Gap, GapReason};
 use super::limits::SourceSize;
+use super::open_error::OpenError;
 use super::opening;
-use super::opening::{OpenError, Opened};
+use super::opening::Opened;
 use super::options::FeedOptions;
 use super::origin::Origin;
 use super::replay::ReplayPool;
 use super::replay::member::ReplayMember;
 use super::resume::{Outcome, Start, StoredFingerprint, View};
+use super::snapshot::Snapshots;
 use super::source::{OpenFuture, Source};
 use super::window::GapSide;
 
@@ -50,6 +52,7 @@ pub struct RepublishSource {
     feeds: Arc<FeedMap>,
     requests: mpsc::Sender<SubscribeRequest<RepublishWriter>>,
     replay_pool: Arc<ReplayPool>,
+    snapshots: Snapshots,
 }
 
 /// Writer of one feed. The events have positions already. Not `Clone`; dropping it ends the feed.
@@ -85,6 +88,7 @@ pub fn channel(
             feeds,
             requests,
             replay_pool,
+            snapshots: Snapshots::default(),
         }),
         received,
     )
@@ -186,12 +190,14 @@ impl RepublishSource {
         if !cursor.seek_to_end() {
             return Err(OpenError::NotReady);
         }
+        let mut snapshot = None;
         let outcome = match start {
             Start::Live => Outcome::Live,
             Start::Begin(begin) => {
                 let replays = &self.replay_pool;
-                let (archive, slots) = (&**replays.archive(), replays.slots());
-                opening::begin_at(&mut cursor, begin, archive, slots).await?
+                let begun = opening::begin_at(&mut cursor, begin, replays, &self.snapshots).await?;
+                snapshot = begun.1;
+                begun.0
             }
             Start::Unknown(reason) => Outcome::Gap(Gap::uncounted(reason)),
             Start::After(at) => {
@@ -202,7 +208,11 @@ impl RepublishSource {
                 .await?
             }
         };
-        Ok(Opened { cursor, outcome })
+        Ok(Opened {
+            cursor,
+            outcome,
+            snapshot,
+        })
     }
 
     /// Runs the replays of this stream. To be spawned once.

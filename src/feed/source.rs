@@ -25,7 +25,8 @@ use crate::subject::FilterSet;
 
 use super::gap::GapReason;
 use super::limits::{Limits, SourceSize};
-use super::opening::{OpenError, Opened};
+use super::open_error::OpenError;
+use super::opening::Opened;
 use super::options::FeedOptions;
 use super::resume::Start;
 

@@ -426,11 +426,17 @@ pub enum RouteBegin {
     Live,
     /// With the oldest event that the JetStream stream retains.
     First,
+    /// With the last event of each subject, then every later one.
+    Latest,
 }
 
 impl RouteBegin {
     /// Every beginning with its name in the configuration.
-    pub const ALL: [(&'static str, Self); 2] = [("live", Self::Live), ("first", Self::First)];
+    pub const ALL: [(&'static str, Self); 3] = [
+        ("live", Self::Live),
+        ("first", Self::First),
+        ("latest", Self::Latest),
+    ];
 
     /// Returns the name in the configuration.
     #[must_use]
@@ -438,6 +444,7 @@ impl RouteBegin {
         match self {
             Self::Live => "live",
             Self::First => "first",
+            Self::Latest => "latest",
         }
     }
 }

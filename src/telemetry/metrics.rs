@@ -227,7 +227,7 @@ impl Metrics {
             throttled_total: r.counters("throttled_total", "Number of times that a client reached a limit of `limits.per_client` (`connections`, `filter_sets`, `connects`), or that its events waited for one (`events`).", &["limit"])?,
             health_check: r.gauges("health_check", "1 for the status of each check on `/health`, 0 for the others: `ok`, `degraded` (still ready, an operator should look), `failing` (not ready).", &["check", "status"])?,
             pressure_level: r.gauges("pressure_level", "1 for the load level in force, 0 for the others: `none`; `thin`: telemetry is thinned; `shed`: telemetry is skipped and normal events have half their rate; `reject`: a quarter of it, and new event streams are rejected.", &["level"])?,
-            begins_total: r.counters("begins_total", "Event streams that were opened without an id, by where they begin: `live`, `first`, `since` (a time) or `last` (a number of events).", &["begin"])?,
+            begins_total: r.counters("begins_total", "Event streams that were opened without an id, by where they begin: `live`, `first`, `latest`, `since` (a time) or `last` (a number of events).", &["begin"])?,
             finished_total: r.counters("finished_total", "Requests that were answered with 204: the client has every event of a finite event stream.", &["route"])?,
             resumes_total: r.counters("resumes_total", "Outcomes of `Last-Event-ID`, one per source in the id.", &["outcome"])?,
             replays_running: r.gauge("replays_running", "Running replays from JetStream.")?,

@@ -22,6 +22,7 @@ mod examples;
 mod finite;
 mod front;
 mod history;
+mod latest;
 mod long_poll;
 mod metrics;
 mod nats_connection;

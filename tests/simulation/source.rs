@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use fastrand::Rng;
 use sidestream::event::{Event, Fingerprint, Position, SourceTag};
 use sidestream::feed::Begin;
-use sidestream::feed::archive::{Archive, BoxFuture, Page, Pages, State, Unavailable};
+use sidestream::feed::archive::{Archive, BoxFuture, Latest, Page, Pages, State, Unavailable};
 use sidestream::subject::FilterSet;
 
 use super::world::subject;
@@ -274,6 +274,10 @@ impl Archive for SimulatedArchive {
                 fingerprint: None,
             })
         })
+    }
+
+    fn latest<'a>(&'a self, _: &'a FilterSet, _: usize) -> BoxFuture<'a, Latest> {
+        Box::pin(async { Err(Unavailable::Temporary("not stored".into())) })
     }
 
     fn end<'a>(&'a self, _: &'a FilterSet) -> BoxFuture<'a, Option<u64>> {

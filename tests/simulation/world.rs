@@ -239,7 +239,9 @@ impl World {
             }
             Err(OpenError::TooManyFeeds) => return assert!(pod.budget.feeds() >= 2),
             Err(OpenError::TooManyReplays) => return assert!(self.has_archive),
-            Err(OpenError::Rejected) => panic!("the simulated source rejects nothing"),
+            Err(OpenError::Rejected | OpenError::StateTooLarge) => {
+                panic!("the simulated source rejects nothing")
+            }
         };
         match (start, opened.outcome) {
             (Start::Live | Start::Begin(_), outcome) => assert_eq!(outcome, Outcome::Live),

@@ -23,12 +23,15 @@ impl StreamBuffer {
     ) -> Result<Opened, OpenError> {
         // Join before asking the archive; otherwise events that arrive meanwhile would be lost.
         let mut cursor = self.join(filters, options)?;
+        let mut snapshot = None;
         let outcome = match start {
             Start::Live => Outcome::Live,
             Start::Begin(begin) => match &self.replay_pool {
                 Some(replays) => {
-                    let (archive, slots) = (&**replays.archive(), replays.slots());
-                    opening::begin_at(&mut cursor, begin, archive, slots).await?
+                    let begun =
+                        opening::begin_at(&mut cursor, begin, replays, &self.snapshots).await?;
+                    snapshot = begun.1;
+                    begun.0
                 }
                 None => Outcome::Live,
             },
@@ -44,7 +47,11 @@ impl StreamBuffer {
                 opening::resume(&mut cursor, at, archive, view).await?
             }
         };
-        Ok(Opened { cursor, outcome })
+        Ok(Opened {
+            cursor,
+            outcome,
+            snapshot,
+        })
     }
 
     /// Creates a reader at the head.

@@ -17,6 +17,7 @@ use crate::feed::feed::WakeList;
 use crate::feed::gap::{Gap, GapReason};
 use crate::feed::limits::Limits;
 use crate::feed::replay::ReplayPool;
+use crate::feed::snapshot::Snapshots;
 use crate::feed::trie::SubjectTrie;
 
 /// Creates a buffer and its writer. Without an archive, events that leave memory are lost to
@@ -35,6 +36,7 @@ pub fn channel(
         name: name.into(),
         budget: budget.clone(),
         replay_pool,
+        snapshots: Snapshots::default(),
         pending: AtomicU64::new(0),
         state: Mutex::new(State::new(limits)),
     });

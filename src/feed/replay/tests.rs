@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::*;
 use crate::event::{Event, Fingerprint, Position, SourceTag};
 use crate::feed::Begin;
-use crate::feed::archive::{BoxFuture, Pages, State as SourceState};
+use crate::feed::archive::{BoxFuture, Latest, Pages, State as SourceState};
 use crate::feed::{
     ArchiveAccess, Batch, Cursor, FeedOptions, Gap, GapReason, Item, Limits, Outcome, Read,
     ReadPolicy, Source as _, Start, StreamBuffer, StreamWriter, buffer,
@@ -83,6 +83,10 @@ impl Archive for Arc<Source> {
                 fingerprint: None,
             })
         })
+    }
+
+    fn latest<'a>(&'a self, _: &'a FilterSet, _: usize) -> BoxFuture<'a, Latest> {
+        Box::pin(async { Err(Unavailable::Temporary("not stored".into())) })
     }
 
     fn end<'a>(&'a self, _: &'a FilterSet) -> BoxFuture<'a, Option<u64>> {

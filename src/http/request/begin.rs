@@ -31,6 +31,7 @@ pub(in crate::http) fn beginning(
         begin: match route.begin {
             RouteBegin::Live => None,
             RouteBegin::First => Some(Begin::First),
+            RouteBegin::Latest => Some(Begin::Latest),
         },
         is_cut: false,
     };

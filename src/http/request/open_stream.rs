@@ -154,6 +154,7 @@ impl From<OpenFailure> for Rejection {
             OpenFailure::Source(OpenError::Rejected) => RejectionCode::NatsRejected,
             OpenFailure::Source(OpenError::TooManyFeeds) => RejectionCode::TooManyFeeds,
             OpenFailure::Source(OpenError::TooManyReplays) => RejectionCode::TooManyReplays,
+            OpenFailure::Source(OpenError::StateTooLarge) => RejectionCode::StateTooLarge,
             OpenFailure::BeginOutOfRange => RejectionCode::BeginOutOfRange,
             OpenFailure::Expired => RejectionCode::LastEventIdExpired,
         };

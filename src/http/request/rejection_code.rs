@@ -96,6 +96,8 @@ pub(in crate::http) enum RejectionCode {
     TooManyFeeds,
     /// `limits.replays.queued` is reached.
     TooManyReplays,
+    /// The state of the client's subjects does not fit into `limits.window_bytes`.
+    StateTooLarge,
     /// The application beside this sidecar cannot be connected.
     ApplicationUnreachable,
     /// The application closed the connection, or its response is not HTTP.
@@ -130,7 +132,7 @@ pub(in crate::http) enum RejectionCode {
 
 impl RejectionCode {
     /// Every code, in the order of the enum.
-    pub(in crate::http) const ALL: [Self; 57] = [
+    pub(in crate::http) const ALL: [Self; 58] = [
         Self::NotFound,
         Self::MethodNotAllowed,
         Self::NotAcceptable,
@@ -173,6 +175,7 @@ impl RejectionCode {
         Self::TooManyConnects,
         Self::TooManyFeeds,
         Self::TooManyReplays,
+        Self::StateTooLarge,
         Self::ApplicationUnreachable,
         Self::ApplicationInvalid,
         Self::ApplicationFailed,
@@ -452,6 +455,12 @@ impl RejectionCode {
                 "too_many_replays",
                 "too many clients wait for missed events",
                 "try again",
+            ),
+            Self::StateTooLarge => Row::temporary(
+                Status::SERVICE_UNAVAILABLE,
+                "state_too_large",
+                "the state of these subjects does not fit into memory",
+                "raise `limits.window_bytes`, or ask for fewer subjects",
             ),
             Self::ApplicationUnreachable => Row::permanent(
                 Status::BAD_GATEWAY,

@@ -49,7 +49,7 @@ use super::write_batch::{BATCH_BYTES, WriteBatch, Written};
 use crate::encoding::{Encoder, Encoding, Framing};
 use crate::event::Position;
 use crate::event::id::Joined;
-use crate::feed::{Cursor, DirectSink, Item, Read, ReadPolicy, Shedder, Throttle};
+use crate::feed::{Cursor, DirectSink, Item, Read, ReadPolicy, Shedder, SnapshotReader, Throttle};
 use crate::http::config::CloseStyle;
 use crate::http::context::Context;
 use crate::limit::clients::Limit;
@@ -98,6 +98,8 @@ pub(in crate::http) struct EventStream {
 struct Once {
     /// First bytes; empty after [`Stage::Opening`].
     opening: Bytes,
+    /// State that the client receives before the events of its cursor, until it is written.
+    snapshot: Option<SnapshotReader>,
     /// Renewal of the credentials, until the client is asked for it.
     renewal: Option<Renewal>,
 }
@@ -183,7 +185,11 @@ impl EventStream {
                 CloseReason::Slow | CloseReason::Expired | CloseReason::Revoked | CloseReason::End
             )
         );
-        if !is_denied {
+        if self.is_in_snapshot() {
+            if self.ending.is_none() {
+                self.write_snapshot(out);
+            }
+        } else if !is_denied {
             match self.poll_events(task, out, shedder.as_mut()) {
                 Some(CloseReason::End) => self.finish(),
                 Some(close) => self.end(close),
@@ -215,9 +221,42 @@ impl EventStream {
         // The memory is not needed again, unless a renewal waits in it.
         let Some(once) = &mut self.once else { return };
         out.push(std::mem::take(&mut once.opening));
-        if once.renewal.is_none() {
+        if once.renewal.is_none() && once.snapshot.is_none() {
             self.once = None;
         }
+    }
+
+    /// Returns true until the client has received the whole state: it has no position.
+    fn is_in_snapshot(&self) -> bool {
+        self.once
+            .as_ref()
+            .is_some_and(|once| once.snapshot.is_some())
+    }
+
+    /// Writes the next events of the state, and after the last one the position.
+    fn write_snapshot(&mut self, out: &mut WriteBatch) {
+        let encoder = self.encoder();
+        let Some(once) = &mut self.once else { return };
+        let Some(snapshot) = &mut once.snapshot else {
+            return;
+        };
+        while out.bytes < BATCH_BYTES {
+            let Some((encoding, received)) = snapshot.next() else {
+                once.snapshot = None;
+                if once.renewal.is_none() {
+                    self.once = None;
+                }
+                let positions = self.positions();
+                out.write(|bytes| encoder.put_synced(bytes, &Joined(&positions)));
+                break;
+            };
+            out.count(1, received);
+            out.write(|bytes| encoder.put_state(bytes, &encoding.shared()));
+        }
+        let now = compact_time::now();
+        self.last_write = self.state.clock.at(now);
+        self.last_id = self.last_write;
+        out.stats.batched_at = Some(now);
     }
 
     /// Returns the reason if the event stream ends and no event is pending.
@@ -320,7 +359,7 @@ impl EventStream {
         self.state.close(close);
         // Events that wait now are delivered; later ones belong to the next connection.
         self.pending_events = match close {
-            CloseReason::Drain | CloseReason::Age => {
+            CloseReason::Drain | CloseReason::Age if !self.is_in_snapshot() => {
                 u32::try_from(self.state.lag().events).unwrap_or(u32::MAX)
             }
             _ => 0,

@@ -60,13 +60,13 @@ impl StreamContext {
         let state = self.nats.stream_state(&self.stream, u64::MAX).await?;
         let state = state.shareable()?;
         let after = match begin {
-            Begin::First => state.first_seq - 1,
+            Begin::First | Begin::Latest => state.first_seq - 1,
             Begin::Since(time) => self.before_time(&state, unix_nanos(time)).await?,
             Begin::Last(count) => self.before_last(&state, count.get(), filters).await?,
         };
         let fingerprint = match begin {
             // The message before the first is gone.
-            Begin::First => None,
+            Begin::First | Begin::Latest => None,
             _ if after < state.first_seq => None,
             _ => self.nats.message_fingerprint(&self.stream, after).await?,
         };

@@ -6,6 +6,7 @@
 //! fails permanently, [`read_health`] degrades a health check and probes until it works again;
 //! meanwhile clients that need a replay are rejected at once.
 
+mod latest;
 mod locate;
 mod read_health;
 mod reader;
@@ -14,7 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::event::{Fingerprint, Position, SourceTag};
 use crate::feed::Begin;
-use crate::feed::archive::{Archive, BoxFuture, Pages, State};
+use crate::feed::archive::{Archive, BoxFuture, Latest, Pages, State};
 use crate::nats::client::Nats;
 use crate::nats::decode::decoder::EventDecoder;
 use crate::nats::jetstream::api::StreamState;
@@ -113,6 +114,19 @@ impl Archive for JetStreamArchive {
             Ok(newest
                 .filter(|newest| newest.is_end)
                 .map(|newest| newest.sequence))
+        })
+    }
+
+    fn latest<'a>(&'a self, filters: &'a FilterSet, bytes_max: usize) -> BoxFuture<'a, Latest> {
+        Box::pin(async move {
+            let context = &self.0;
+            let latest = context.latest(filters, bytes_max).await;
+            let latest = latest.map_err(|error| context.unavailable(&error))?;
+            *context
+                .last_tag
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner) = Some(latest.position.tag);
+            Ok(latest)
         })
     }
 

@@ -9,6 +9,8 @@
 //! left by its client or cut. Every end passes through `Drop`, which calls
 //! [`EventStream::record_end`] exactly once.
 
+use std::fmt::Display;
+
 use super::{EventStream, Stage};
 use crate::event::id::Joined;
 use crate::http::config::RETRY_UNAUTHENTICATED;
@@ -36,13 +38,15 @@ impl EventStream {
         };
         // With jitter: clients whose event streams end together must not reconnect together.
         let retry = retry.unwrap_or_else(|| config.retry.mul_f64(0.5 + fastrand::f64()));
-        if close != CloseReason::Slow {
+        if close != CloseReason::Slow && !self.is_in_snapshot() {
             self.checkpoint();
         }
         let positions = self.positions();
         let id = Joined(&positions);
+        // A client that has only a part of the state receives it again.
+        let id = (!self.is_in_snapshot()).then_some(&id as &dyn Display);
         out.write(|bytes| {
-            self.encoder().put_close(bytes, reason, retry, Some(&id));
+            self.encoder().put_close(bytes, reason, retry, id);
         });
     }
 
@@ -69,11 +73,13 @@ impl EventStream {
         let positions = self.positions();
         // Only an event stream whose last byte the socket accepted has a known position, from which
         // another pod continues.
-        let delivered =
-            (close == CloseReason::Drain && self.stage == Stage::Delivered).then(|| Delivered {
-                last_event_id: Joined(&positions).to_string(),
-                can_be_claimed: state.can_come_back,
-            });
+        let delivered = (close == CloseReason::Drain
+            && self.stage == Stage::Delivered
+            && !self.is_in_snapshot())
+        .then(|| Delivered {
+            last_event_id: Joined(&positions).to_string(),
+            can_be_claimed: state.can_come_back,
+        });
         let end = if delivered.is_some() {
             State::Reconnecting
         } else {

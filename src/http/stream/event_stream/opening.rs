@@ -20,8 +20,10 @@ use crate::auth::revocations::Mark;
 use crate::encoding::Framing;
 use crate::event::id::Joined;
 use crate::event::{EventId, InvalidId};
-use crate::feed::{Begin, Cursor, Gap, GapReason, OpenError, Opened, Outcome, Source, Start};
-use crate::http::config::Expired;
+use crate::feed::{
+    Begin, Cursor, Gap, GapReason, OpenError, Opened, Outcome, SnapshotReader, Source, Start,
+};
+use crate::http::config::{Expired, RouteBegin};
 use crate::http::context::Context;
 use crate::http::route::Route;
 use crate::http::stream::compact_time::CompactInstant;
@@ -94,6 +96,8 @@ struct OpenedSources {
     confirmed: Confirmed,
     /// The client has every event of a finite event stream.
     is_finished: bool,
+    /// State that the client receives first.
+    snapshot: Option<SnapshotReader>,
 }
 
 impl Opening {
@@ -223,6 +227,7 @@ impl EventStream {
             opening.permit,
             (opening.expiry, opening.mark),
             sources.cursors,
+            sources.snapshot.take(),
             &sources.gaps,
         );
         if id.is_none() {
@@ -245,6 +250,7 @@ impl EventStream {
         permit: Option<ClientPermit>,
         (expiry, mark): (Option<Expiry>, Option<Mark>),
         cursors: Vec<Cursor>,
+        snapshot: Option<SnapshotReader>,
         gaps: &[OpeningGap],
     ) -> Self {
         let max_age = state.route.config.max_age;
@@ -274,8 +280,12 @@ impl EventStream {
             state,
         };
         stream.deadline = stream.next_deadline();
-        let opening = stream.opening_bytes(gaps);
-        stream.once = Some(Box::new(Once { opening, renewal }));
+        let opening = stream.opening_bytes(gaps, snapshot.is_some());
+        stream.once = Some(Box::new(Once {
+            opening,
+            snapshot,
+            renewal,
+        }));
         stream
             .state
             .route
@@ -285,7 +295,7 @@ impl EventStream {
     }
 
     /// Returns the reconnection time, then the gaps or the position.
-    fn opening_bytes(&self, gaps: &[OpeningGap]) -> Bytes {
+    fn opening_bytes(&self, gaps: &[OpeningGap], has_snapshot: bool) -> Bytes {
         let config = &self.state.route.config;
         let positions = self.positions();
         let mut out = BytesMut::with_capacity(128);
@@ -297,7 +307,9 @@ impl EventStream {
             let is_last = index + 1 == gaps.len();
             self.put_gap(&mut out, opening_gap.gap, is_last.then_some(&positions[..]));
         }
-        if gaps.is_empty() && config.checkpoint.is_some() {
+        if has_snapshot {
+            encoder.put_snapshot(&mut out);
+        } else if gaps.is_empty() && config.checkpoint.is_some() {
             encoder.put_position(&mut out, &Joined(&positions));
         }
         out.freeze()
@@ -344,10 +356,12 @@ async fn open_sources(
         gaps: Vec::new(),
         confirmed: Confirmed::default(),
         is_finished: false,
+        snapshot: None,
     };
     for (index, (route_source, filters)) in route.sources.iter().zip(filters).enumerate() {
         let source = &*route_source.source;
         let start = start(id, begin, source)?;
+        let filters_again = filters.clone();
         let mut opened = source.open(filters.clone(), &options.options, start).await;
         if let (true, Some(_), Ok(opened)) = (route.config.finite, id, &opened)
             && may_be_finished(opened)
@@ -360,7 +374,17 @@ async fn open_sources(
             let start = Start::Unknown(GapReason::Rejected);
             opened = source.open(filters, &options.options, start).await;
         }
-        let opened = opened?;
+        let mut opened = opened?;
+        if route.config.begin == RouteBegin::Latest
+            && id.is_some()
+            && opened.outcome != Outcome::Window
+        {
+            // The state again in place of a gap, or of a history with removals that may be purged.
+            drop(opened);
+            let start = Start::Begin(Begin::Latest);
+            opened = source.open(filters_again, &options.options, start).await?;
+        }
+        opened_sources.snapshot = opened.snapshot.take();
         if id.is_some() {
             context
                 .metrics
