@@ -1,4 +1,4 @@
-//! Compares passed requests with `proxy_pass` of nginx: processor time per request, and latency.
+//! Compares passed and cached requests with nginx: processor time per request, and latency.
 //!
 //! ```text
 //! clients -> sidecar, nginx (one core, one thread each) -> application
@@ -82,8 +82,8 @@ struct Measured {
     tally: Tally,
 }
 
-/// Small page, large page, upload.
-const KINDS: [Kind; 3] = [
+/// Small page, large page, upload; small and large responses of the cache.
+const KINDS: [Kind; 5] = [
     Kind {
         name: "GET 512 B",
         path: "/512",
@@ -98,6 +98,16 @@ const KINDS: [Kind; 3] = [
         name: "POST 16 KiB",
         path: "/512",
         body: 16 << 10,
+    },
+    Kind {
+        name: "cached 512 B",
+        path: "/cached/512",
+        body: 0,
+    },
+    Kind {
+        name: "cached 64 KiB",
+        path: "/cached/65536",
+        body: 0,
     },
 ];
 

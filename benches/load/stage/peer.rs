@@ -137,7 +137,8 @@ http {{
 }
 
 /// Returns the configuration of a proxy that does the same work as the sidecar: one process without
-/// a log of requests, connections that stay, bodies in memory, fields for the application.
+/// a log of requests, connections that stay, bodies in memory, fields for the application, and a cache
+/// of the paths that the application marks cacheable.
 fn proxy_configuration(
     folder: &Path,
     [http1, http2]: [SocketAddr; 2],
@@ -162,6 +163,7 @@ http {{
   client_body_buffer_size 64k;
   proxy_buffers 16 16k;
   proxy_max_temp_file_size 0;
+  proxy_cache_path {folder}/cache keys_zone=responses:1m use_temp_path=off;
   upstream application {{
     server {application};
     keepalive 256;
@@ -170,6 +172,13 @@ http {{
   server {{
     listen {http1} backlog=4096;
     listen {http2} http2 backlog=4096;
+    location /cached/ {{
+      proxy_pass http://application;
+      proxy_cache responses;
+      proxy_cache_lock on;
+      add_header Cache-Status $upstream_cache_status;
+      add_header Via \"1.1 nginx\";
+    }}
     location / {{
       proxy_pass http://application;
       proxy_http_version 1.1;
