@@ -4,7 +4,7 @@
 //! position, so that nothing is missing and nothing comes twice, whatever is written meanwhile. Any
 //! position serves: the state after a snapshot and the events that follow is the same. Clients that
 //! open at about the same time therefore share one snapshot, and so do those that open while it is
-//! read ([`Snapshots`]). It is shared only while every later event is in memory: a history read again
+//! read (`Snapshots`). It is shared only while every later event is in memory: a history read again
 //! from the stream may lack removals that were purged meanwhile.
 //!
 //! The events are shared and charged to the budget as all others; they are freed with the last client
