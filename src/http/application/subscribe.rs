@@ -23,7 +23,7 @@ use crate::auth::{self, Expiry, Principal};
 use crate::encoding::Framing;
 use crate::http::context::Context;
 use crate::http::request::answer::{Answer, reject};
-use crate::http::request::authenticate::unauthenticated_framing;
+use crate::http::request::authenticate::with_stream;
 use crate::http::request::challenge::Challenge;
 use crate::http::request::cors;
 use crate::http::request::open_stream::{RequestedStream, framing, open_stream};
@@ -105,16 +105,7 @@ async fn open(asking: &Asking<'_>, subscription: Subscription) -> Result<Answer,
     if *has_body {
         return Err(RejectionCode::UnexpectedBody.into());
     }
-    let as_stream = |rejection| Rejection {
-        stream: unauthenticated_framing(
-            route,
-            &rejection,
-            request.method(),
-            request.headers(),
-            framing,
-        ),
-        ..rejection
-    };
+    let as_stream = |rejection| with_stream(route, rejection, request, framing);
     if expiry.is_some_and(|expiry| expiry.end <= Instant::now()) {
         return Err(as_stream(Rejection {
             challenge: Some(Challenge::NoCredentials),

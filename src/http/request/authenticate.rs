@@ -230,15 +230,15 @@ async fn redeem(
     Err(AuthFailure::Invalid { description })
 }
 
-/// Returns the framing of the event stream that a client without valid credentials receives
-/// instead of a status.
-pub(in crate::http) fn unauthenticated_framing(
+/// Returns the rejection with the framing of the event stream that a client without valid
+/// credentials receives instead of a status.
+pub(in crate::http) fn with_stream<B>(
     route: &Route,
-    rejection: &Rejection,
-    method: &Method,
-    headers: &HeaderMap,
+    rejection: Rejection,
+    request: &hyper::Request<B>,
     framing: Framing,
-) -> Option<Framing> {
+) -> Rejection {
+    let headers = request.headers();
     let is_unauthenticated = matches!(
         rejection.code,
         RejectionCode::Unauthenticated
@@ -253,8 +253,11 @@ pub(in crate::http) fn unauthenticated_framing(
         // An answer of a long poll has a position.
         Unauthenticated::Stream => framing != Framing::LongPoll,
     };
-    let has_content = matches!(*method, Method::GET | Method::CONNECT);
-    (is_unauthenticated && is_stream && has_content).then_some(framing)
+    let has_content = matches!(*request.method(), Method::GET | Method::CONNECT);
+    Rejection {
+        stream: (is_unauthenticated && is_stream && has_content).then_some(framing),
+        ..rejection
+    }
 }
 
 /// Request to a route that authenticates, or for a ticket, as the providers see it.

@@ -22,7 +22,7 @@ use hyper::header::{CONNECTION, HeaderValue, VARY};
 
 use super::admission::admit;
 use super::answer::{Answer, METHODS, options, reject, reject_websocket};
-use super::authenticate::{authenticate, has_ticket, unauthenticated_framing};
+use super::authenticate::{authenticate, has_ticket, with_stream};
 use super::cors;
 use super::open_stream::{RequestedStream, framing, open_stream};
 use super::rejection::Rejection;
@@ -143,16 +143,7 @@ async fn respond<B: Sync>(
         // Before the ticket is spent: it is valid on another pod, and later.
         admit(context, caller.over_limit)?;
     }
-    let as_stream = |rejection| Rejection {
-        stream: unauthenticated_framing(
-            route,
-            &rejection,
-            request.method(),
-            request.headers(),
-            framing,
-        ),
-        ..rejection
-    };
+    let as_stream = |rejection| with_stream(route, rejection, request, framing);
     let check = RevocationCheck::begin(context);
     let authenticated = authenticate(context, routes, route, parts, asked).await;
     let asked = authenticated.map_err(as_stream)?;
