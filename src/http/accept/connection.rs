@@ -374,6 +374,7 @@ impl Connection {
         let (context, reclaim) = (self.context.clone(), reclaim.clone());
         let caller = self.caller(Protocol::Http11);
         service_fn(move |request: Request<Incoming>| -> ResponseFuture {
+            reclaim.set_new_request();
             let (context, reclaim) = (context.clone(), reclaim.clone());
             let mut caller = caller.clone();
             Box::pin(async move {

@@ -46,6 +46,8 @@ pub(in crate::http) struct SocketReclaim {
     blocked: AtomicBool,
     /// Number of bytes that the socket has accepted.
     written: AtomicU64,
+    /// The request that hyper has just read has not been polled twice.
+    is_new_request: AtomicBool,
     /// Number of parsed heads.
     heads: AtomicU32,
     /// Number of the head with a fault, counted from 1; 0: none.
@@ -167,6 +169,12 @@ impl SocketReclaim {
         if let Poll::Ready(Ok(bytes)) = written {
             self.written.fetch_add(*bytes as u64, Ordering::Relaxed);
         }
+    }
+
+    /// Notes that hyper has read a request: a client that has closed its side after it still gets
+    /// the answer if that is ready at once.
+    pub(in crate::http) fn set_new_request(&self) {
+        self.is_new_request.store(true, Ordering::Relaxed);
     }
 
     /// Returns whether the client has sent anything.
@@ -301,6 +309,13 @@ impl<T: AsyncRead + Unpin> AsyncRead for ReclaimIo<T> {
             .poll_read(&mut this.inner, preface, task, buffer);
         let received = &buffer.filled()[before..];
         if received.is_empty() {
+            // hyper drops a request whose client has closed its side before the service has been
+            // polled. It sees the end at its next poll.
+            let is_end = matches!(read, Poll::Ready(Ok(())));
+            if is_end && this.reclaim.is_new_request.swap(false, Ordering::Relaxed) {
+                task.waker().wake_by_ref();
+                return Poll::Pending;
+            }
             return read;
         }
         this.reclaim.has_received.store(true, Ordering::Relaxed);
