@@ -46,7 +46,7 @@ pub struct Context {
     /// By protocol ([`Protocol::Http11`], [`Protocol::H2`]), then clear text and TLS.
     connections: [[ConnectionMetrics; 2]; 2],
     /// By [`RejectionCode`].
-    rejections: [IntCounter; RejectionCode::ALL.len()],
+    rejections: [IntCounter; RejectionCode::COUNT],
     /// Revocations; unset without a bucket.
     revocations: OnceLock<Arc<Revocations>>,
     routes: ArcSwap<Routes>,

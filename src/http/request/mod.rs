@@ -14,7 +14,8 @@
 //!   cors          headers for other origins
 //!   rejection     an error instead of an event stream
 //!   rejection_code  every code
-//!   rejection_row   its status, message and hint
+//!   rejection_row   status, retry rule, message and hint of one code
+//!   rejection_table  the row of every code
 //!   challenge     `WWW-Authenticate` of a rejection
 //!   admission     what the pod lacks: file descriptors, load, a drain
 //!   answer        responses of event streams, rejections and OPTIONS
@@ -34,6 +35,7 @@ pub(in crate::http) mod open_stream;
 pub(in crate::http) mod rejection;
 pub(in crate::http) mod rejection_code;
 pub(in crate::http) mod rejection_row;
+mod rejection_table;
 pub(in crate::http) mod request;
 pub(in crate::http) mod resolve;
 pub(in crate::http) mod respond;
