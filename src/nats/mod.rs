@@ -53,9 +53,9 @@ use kv::tickets::KvTicketStore;
 pub use client::{Nats, connect};
 pub use config::Config;
 pub use connection::{Identity, InvalidServer};
-pub use jetstream::api::StreamState;
 pub use jetstream::error::JetStreamError;
 pub use jetstream::stream_config::StreamConfig;
+pub use jetstream::stream_state::StreamState;
 pub use republish::Republish;
 
 impl Nats {

@@ -18,8 +18,9 @@ use std::time::{Duration, SystemTime};
 use super::read_health::StreamContext;
 use crate::event::Position;
 use crate::feed::Begin;
-use crate::nats::jetstream::api::{JetStreamError, StreamState};
+use crate::nats::jetstream::api::JetStreamError;
 use crate::nats::jetstream::consumer::{self, Consumer, Received, Spec, sequence};
+use crate::nats::jetstream::stream_state::StreamState;
 use crate::subject::{Filter, FilterSet};
 
 /// 1024 messages that are too many are skipped by reading their headers: a few milliseconds. More of

@@ -18,7 +18,7 @@ use crate::feed::Begin;
 use crate::feed::archive::{Archive, BoxFuture, Latest, Pages, State};
 use crate::nats::client::Nats;
 use crate::nats::decode::decoder::EventDecoder;
-use crate::nats::jetstream::api::StreamState;
+use crate::nats::jetstream::stream_state::StreamState;
 use crate::subject::FilterSet;
 use read_health::{ReadHealth, StreamContext};
 use reader::HistoryReader;

@@ -22,10 +22,11 @@ use crate::event::{Fingerprint, Position, SourceTag};
 use crate::feed::archive::{BoxFuture, Page, Pages, Unavailable};
 use crate::nats::decode::decoder::{Batch, BatchItem};
 use crate::nats::decode::message::MessageFields;
-use crate::nats::jetstream::api::{Api, JetStreamError, StreamState};
+use crate::nats::jetstream::api::{Api, JetStreamError};
 use crate::nats::jetstream::consumer::{
     self, Consumer, Lost, REJECTIONS_MAX, Received, Spec, sequence,
 };
+use crate::nats::jetstream::stream_state::StreamState;
 use crate::subject::{Filter, FilterSet};
 
 /// Maximum number of events of a page: one batch of a reader.

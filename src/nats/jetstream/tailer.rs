@@ -24,9 +24,10 @@ use std::time::Instant;
 use async_nats::jetstream::consumer::DeliverPolicy;
 use time::OffsetDateTime;
 
-use super::api::{Api, JetStreamError, StreamState};
+use super::api::{Api, JetStreamError};
 use super::consumer::{self, Consumer, Lost, REJECTIONS_MAX, Received, Spec, sequence};
 use super::stream_config::{StreamConfig, check_name};
+use super::stream_state::StreamState;
 use super::tags::SourceTags;
 use crate::event::{Fingerprint, Position, SourceTag};
 use crate::feed::{Gap, GapReason, StreamWriter};

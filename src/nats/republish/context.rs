@@ -15,10 +15,10 @@ use crate::lifecycle::health::{Check, Status};
 use crate::nats::client::Nats;
 use crate::nats::decode::decoder::EventDecoder;
 use crate::nats::history::JetStreamArchive;
-use crate::nats::jetstream::api::StreamState;
 use crate::nats::jetstream::consumer;
 use crate::nats::jetstream::error::JetStreamError;
 use crate::nats::jetstream::stream_config::StreamConfig;
+use crate::nats::jetstream::stream_state::StreamState;
 use crate::subject::FilterSet;
 
 /// Interval at which a feed is compared with the last message of its filters. This finds a lost

@@ -14,7 +14,7 @@
 use std::time::Duration;
 
 use crate::feed::{GapReason, Limits};
-use crate::nats::jetstream::api::StreamState;
+use crate::nats::jetstream::stream_state::StreamState;
 
 /// Progress of a tailer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,7 +104,7 @@ fn nanos(duration: Duration) -> i128 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nats::jetstream::api::Retention;
+    use crate::nats::jetstream::stream_state::Retention;
 
     const SECOND: i128 = 1_000_000_000;
 
