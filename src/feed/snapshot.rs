@@ -9,12 +9,16 @@
 //!
 //! The events are shared and charged to the budget as all others; they are freed with the last client
 //! that has not received all of them. The snapshots of a source use at most half of the budget.
+//!
+//! A client that needs the whole state in one piece shares it, too ([`SnapshotReader::document`]).
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use bytes::{Bytes, BytesMut};
+use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
 use super::archive::{Archive, Unavailable};
@@ -37,11 +41,35 @@ pub(super) struct Snapshot {
     events: Vec<Arc<EncodedEvent>>,
     /// Payloads, which count in `used`.
     bytes: usize,
+    /// Bytes of the snapshots of the source, and their bound.
+    used: Arc<AtomicUsize>,
+    used_max: usize,
+    /// One for each way in which feeds show the events.
+    documents: Mutex<Vec<(Arc<FeedOptions>, Arc<SharedDocument>)>>,
+}
+
+/// All events of a snapshot in one piece, which clients share.
+#[derive(Clone, Debug)]
+pub struct Document {
+    /// The piece.
+    pub bytes: Bytes,
+    /// Number of its events.
+    pub events: u64,
+    /// Time of receipt of the first one.
+    pub received: Option<std::time::Instant>,
+}
+
+/// `None` inside: the document is larger than the memory that is left.
+type SharedDocument = OnceCell<Option<Document>>;
+
+/// Bytes of a document, counted until the last client has received them.
+struct CountedBytes {
+    bytes: BytesMut,
     used: Arc<AtomicUsize>,
 }
 
 /// Reader of a snapshot, as the feeds of a route show its events.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct SnapshotReader {
     snapshot: Arc<Snapshot>,
     options: Arc<FeedOptions>,
@@ -90,7 +118,8 @@ impl Snapshots {
         let _permit = replays.locate().await.ok_or(OpenError::TooManyReplays)?;
         let read = Instant::now();
         // Half of the memory of all windows, as for feeds.
-        let bytes_max = (budget.max() / 2).saturating_sub(self.used.load(Ordering::Relaxed));
+        let used_max = budget.max() / 2;
+        let bytes_max = used_max.saturating_sub(self.used.load(Ordering::Relaxed));
         let latest = archive
             .latest(filters, bytes_max)
             .await
@@ -108,6 +137,8 @@ impl Snapshots {
             position: latest.position,
             bytes,
             used: Arc::clone(&self.used),
+            used_max,
+            documents: Mutex::default(),
             events: events
                 .map(|event| EncodedEvent::new(event, budget))
                 .collect(),
@@ -139,6 +170,61 @@ impl Snapshot {
             options: Arc::clone(options),
             next: 0,
         }
+    }
+}
+
+impl SnapshotReader {
+    /// Returns the whole state in one piece, the same for all readers with these options. `write`
+    /// makes it of the events and at most as many bytes, once.
+    ///
+    /// `None`: it is larger.
+    pub async fn document<W, F>(&self, write: W) -> Option<Document>
+    where
+        W: FnOnce(Self, usize) -> F,
+        F: Future<Output = Option<BytesMut>>,
+    {
+        let Snapshot { used, used_max, .. } = &*self.snapshot;
+        let shared = self.snapshot.shared_document(&self.options);
+        let document = shared.get_or_init(|| async {
+            let bytes_max = used_max.saturating_sub(used.load(Ordering::Relaxed));
+            let bytes = write(self.clone(), bytes_max).await?;
+            used.fetch_add(bytes.len(), Ordering::Relaxed);
+            let used = Arc::clone(used);
+            let events = &self.snapshot.events;
+            Some(Document {
+                bytes: Bytes::from_owner(CountedBytes { bytes, used }),
+                events: events.len() as u64,
+                received: events.first().map(|encoded| encoded.event.received),
+            })
+        });
+        document.await.clone()
+    }
+}
+
+impl Snapshot {
+    /// Returns the document of feeds with these options, which may not have been made.
+    fn shared_document(&self, options: &Arc<FeedOptions>) -> Arc<SharedDocument> {
+        let documents = self.documents.lock();
+        let mut documents = documents.unwrap_or_else(PoisonError::into_inner);
+        let known = documents.iter().find(|(known, _)| known == options);
+        if let Some((_, document)) = known {
+            return Arc::clone(document);
+        }
+        let document = Arc::<SharedDocument>::default();
+        documents.push((Arc::clone(options), Arc::clone(&document)));
+        document
+    }
+}
+
+impl AsRef<[u8]> for CountedBytes {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for CountedBytes {
+    fn drop(&mut self) {
+        self.used.fetch_sub(self.bytes.len(), Ordering::Relaxed);
     }
 }
 

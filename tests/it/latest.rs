@@ -1,14 +1,17 @@
 //! `begin: latest`: the state of every subject, then every change, whatever is written meanwhile.
 
+mod framings;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_nats::HeaderMap;
 use async_nats::jetstream::{self, stream};
 
+use testkit::http1;
 use testkit::nats::Nats;
 use testkit::ndjson::Request;
-use testkit::sidestream::{Sidestream, config};
+use testkit::sidestream::{Sidestream, config, metric};
 use testkit::sse::{Event, SseClient};
 
 type Folded = BTreeMap<String, String>;
@@ -44,13 +47,19 @@ impl Fixture {
     async fn open(&self, id: &str) -> SseClient {
         open(&self.sidestream, id).await
     }
+
+    /// Number of open event streams.
+    async fn streams(&self) -> usize {
+        let answer = http1::get(&self.sidestream.url_admin("/metrics")).await;
+        metric(&answer.unwrap().body, "sidestream_streams", &[]) as usize
+    }
 }
 
 fn configuration(nats: &Nats) -> String {
     // The payload names its subject: events have no other trace of it in an event stream.
     config(
         nats,
-        "routes: [{ path: /state, sources: [{ stream: STATE, subjects: [\"s.>\"] }], begin: latest, window: { events: 500 } }]",
+        "routes: [{ path: /state, sources: [{ stream: STATE, subjects: [\"s.>\"] }], begin: latest, window: { events: 500 }, framings: [sse, ndjson, websocket, long_poll], cors: { origins: [\"*\"] } }]",
     )
 }
 

@@ -67,6 +67,7 @@ export class SidestreamSource extends EventTarget {
   readonly #options: SourceOptions;
   readonly #key: string;
   readonly #closed = new AbortController();
+  #hasState = false;
   /** Present while connected or connecting; a paused source has none. */
   #run: AbortController | undefined;
 
@@ -147,6 +148,12 @@ export class SidestreamSource extends EventTarget {
         heartbeatMs: this.#options.heartbeatMs ?? 15_000,
         get position() {
           return source.lastEventId;
+        },
+        get hasState() {
+          return source.#hasState;
+        },
+        set hasState(value) {
+          source.#hasState = value;
         },
         deliver: (item) => this.#deliver(item),
         state: (state, cause) => this.#state(state, cause),

@@ -21,6 +21,8 @@ export interface Tab {
   heartbeatMs: number;
   /** Last position that was dispatched; "" is live. */
   position: string;
+  /** Whether the event stream has begun with a state, which a tab that joins needs, too. */
+  hasState: boolean;
   deliver(item: Item): void;
   /** Takes over the state of the leader's connection. */
   state(readyState: number, cause?: unknown): void;
@@ -59,7 +61,6 @@ export async function share(name: string, tab: Tab, signal: AbortSignal): Promis
   let isStealing = false;
   let postedAt = 0;
   let turn: AbortController | undefined;
-  let hasState = false;
   let readyState = 0;
   let held: Post[] | undefined;
   let catching: AbortController | undefined;
@@ -68,8 +69,9 @@ export async function share(name: string, tab: Tab, signal: AbortSignal): Promis
   const end = new Promise<void>((resolve, reject) => ([ended, failed] = [resolve, reject]));
 
   const post = (message: Post) => channel.postMessage(message);
-  const greet = () => post({ at: tab.position, hasState, readyState });
+  const greet = () => post({ at: tab.position, hasState: tab.hasState, readyState });
   const deliver = (item: Item) => {
+    tab.hasState ||= item.event === "sidestream.snapshot";
     if (item.id) {
       // Inserted again, the id is the newest.
       seen.delete(item.id);
@@ -105,9 +107,9 @@ export async function share(name: string, tab: Tab, signal: AbortSignal): Promis
     if (at === undefined && !isGreeted) return;
     isGreeted = true;
     if (state || (state === 0 && at === undefined)) tab.state(state);
-    hasState ||= !!isStateful;
+    tab.hasState ||= !!isStateful;
     if (at !== undefined && !held) {
-      if (!tab.position && hasState) catchUp(at);
+      if (!tab.position && tab.hasState) catchUp(at);
       // Without a position a tab begins live, and the leader is there.
       else if (!tab.position) deliver({ id: at });
       else if (at !== tab.position && !seen.has(at)) catchUp(at);
@@ -116,6 +118,8 @@ export async function share(name: string, tab: Tab, signal: AbortSignal): Promis
     if (held) {
       held.push(message);
       if (held.length > HELD_MAX) held.shift();
+      // Its own connection was ahead of the leader.
+      if (item.id && item.id === tab.position) stopCatching();
     } else if (after === tab.position || !tab.position) deliver(item);
     else if (!item.id || !seen.has(item.id)) {
       catchUp();
@@ -135,7 +139,6 @@ export async function share(name: string, tab: Tab, signal: AbortSignal): Promis
     isLeader = true;
     greet();
     const deliverToAll = (item: Item) => {
-      if (item.event === "sidestream.snapshot") hasState = true;
       if (!item.event && !item.id) return;
       post({ after: tab.position, item });
       deliver(item);

@@ -2,7 +2,6 @@
 
 use crate::config::reader::ValueReader;
 use crate::config::reader::map::MapReader;
-use crate::encoding::Framing;
 use crate::http::config::{BEGIN_QUERIES, BeginByClient, RouteBegin, RouteConfig};
 use crate::subject::Variable;
 
@@ -60,14 +59,6 @@ pub(super) fn check_begin(keys: &MapReader<'_>, route: &RouteConfig) {
             "begin",
             "the latest state needs one source, and it is a JetStream stream",
             Some("use one route for each source"),
-        );
-    }
-    let has_state = |framing: &Framing| matches!(framing, Framing::Sse | Framing::Ndjson);
-    if route.begin == RouteBegin::Latest && !route.framings.iter().all(has_state) {
-        keys.error(
-            "begin",
-            "the latest state is sent as `sse` and `ndjson` only",
-            Some("use another route for the other framings"),
         );
     }
     if route.begin_by_client.is_none() {

@@ -11,7 +11,12 @@
 //! next poll continues, here or on another pod.
 //!
 //! A gap, a renewal and a close are objects of the array, as in newline-delimited JSON.
+//!
+//! A client that begins with the latest state receives all of it in one answer, whatever its size: it
+//! has no position before the state is complete. All clients of a snapshot share these bytes
+//! ([`state_document`]).
 
+use std::fmt::Display;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::task::{Context as TaskContext, Poll, ready};
@@ -22,8 +27,12 @@ use tokio::time::{Instant, Sleep};
 
 use super::{EventStream, Step};
 use crate::encoding::Framing;
+use crate::event::Position;
 use crate::event::id::Joined;
-use crate::http::stream::write_batch::{WriteBatch, WriteStats, Written};
+use crate::feed::SnapshotReader;
+use crate::feed::snapshot::Document;
+use crate::http::stream::compact_time;
+use crate::http::stream::write_batch::{BATCH_BYTES, WriteBatch, WriteStats, Written};
 use crate::presence::CloseReason;
 
 /// 30 s: the wait of a poll that names none.
@@ -82,26 +91,55 @@ impl EventStream {
     /// Waits for events, and returns the answer. The event stream ends with it.
     pub(in crate::http) async fn answer_poll(mut self, wait: Duration) -> Bytes {
         debug_assert_eq!(self.state.framing, Framing::LongPoll);
+        if let Some(answer) = self.answer_state().await {
+            return answer;
+        }
         let now = Instant::now();
         let wait = Wait {
             end: now + wait,
             last: now + wait.max(HISTORY_MAX),
         };
-        let mut answer = Answer {
-            bytes: BytesMut::from(HEAD),
-            stats: WriteStats::default(),
-        };
+        let mut answer = Answer::new();
         let mut timer = pin!(tokio::time::sleep_until(wait.end));
         let close = poll_fn(|task| self.poll_collect(task, &mut answer, &wait, timer.as_mut()));
         let close = close.await;
         self.end(close);
-        self.checkpoint();
-        let written = answer.finish(&Joined(&self.positions()));
+        let written = if self.is_in_snapshot() {
+            // It ends before the state: the client has no position, and asks for the state again.
+            answer.finish(&"")
+        } else {
+            self.checkpoint();
+            answer.finish(&Joined(&self.positions()))
+        };
+        let written = written.freeze();
         self.record_written(Written {
             stats: answer.stats,
             bytes: written.len(),
         });
         written
+    }
+
+    /// Returns the answer with the state of a client that begins with it, unless the event stream
+    /// ends.
+    async fn answer_state(&mut self) -> Option<Bytes> {
+        let reader = self.once.as_mut()?.snapshot.take()?;
+        let document = state_document(&reader, &self.positions()).await;
+        let is_over = self.state.close_request().is_some()
+            || self.state.clock.at(compact_time::now()) >= self.principal_due;
+        let Some(document) = document.filter(|_| !is_over) else {
+            self.once.as_mut()?.snapshot = Some(reader);
+            return None;
+        };
+        self.end(CloseReason::Answered);
+        self.record_written(Written {
+            stats: WriteStats {
+                events: document.events,
+                oldest: document.received,
+                batched_at: None,
+            },
+            bytes: document.bytes.len(),
+        });
+        Some(document.bytes)
     }
 
     /// Collects events. Ready when the answer is complete, with the reason.
@@ -139,7 +177,51 @@ impl EventStream {
     }
 }
 
+/// Returns the answer with a whole state, for all clients with this position. `None`: it is larger
+/// than the memory that is left.
+pub(super) async fn state_document(
+    reader: &SnapshotReader,
+    positions: &[Position],
+) -> Option<Document> {
+    let write = async |events: SnapshotReader, bytes_max: usize| {
+        let encoder = Framing::LongPoll.encoder();
+        let mut answer = Answer::new();
+        answer.put(|out| encoder.put_snapshot(out));
+        let mut pause = BATCH_BYTES;
+        for (encoding, _) in events {
+            answer.put(|out| encoder.put_state(out, &encoding.shared()));
+            if answer.bytes.len() > bytes_max {
+                return None;
+            }
+            if answer.bytes.len() > pause {
+                pause = answer.bytes.len() + BATCH_BYTES;
+                // Event streams of this thread wait.
+                tokio::task::yield_now().await;
+            }
+        }
+        let id = Joined(positions);
+        answer.put(|out| encoder.put_synced(out, &id));
+        Some(answer.finish(&id))
+    };
+    reader.document(write).await
+}
+
 impl Answer {
+    fn new() -> Self {
+        Self {
+            bytes: BytesMut::from(HEAD),
+            stats: WriteStats::default(),
+        }
+    }
+
+    /// Appends the line that a closure writes as an element of the array.
+    fn put(&mut self, write: impl FnOnce(&mut BytesMut)) {
+        if !self.is_empty() {
+            self.bytes.put_u8(b',');
+        }
+        write(&mut self.bytes);
+    }
+
     /// Appends the lines of one turn as elements of the array.
     fn push(&mut self, out: &WriteBatch) {
         // The id and the rest of an event can be segments of their own.
@@ -167,10 +249,10 @@ impl Answer {
     }
 
     /// Completes the answer with the position of the client.
-    fn finish(&mut self, id: &Joined<'_>) -> Bytes {
+    fn finish(&mut self, id: &dyn Display) -> BytesMut {
         let tail = format!("],\"id\":\"{id}\"}}\n");
         self.bytes.put_slice(tail.as_bytes());
-        self.bytes.split().freeze()
+        self.bytes.split()
     }
 }
 
@@ -203,10 +285,7 @@ mod tests {
 
     #[test]
     fn lines_become_elements_of_one_array() {
-        let mut answer = Answer {
-            bytes: BytesMut::from(HEAD),
-            stats: WriteStats::default(),
-        };
+        let mut answer = Answer::new();
         for turn in [
             &[&b"{\"a\":1}\n{\"a\":2}\n"[..]][..],
             &[b"{\"id\":\"x\"", b",\"a\":3}\n"],

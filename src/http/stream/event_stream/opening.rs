@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
+use super::long_poll::state_document;
 use super::{EventStream, Once, Stage};
 use crate::auth::revocations::Mark;
 use crate::encoding::Framing;
@@ -208,6 +209,11 @@ impl EventStream {
         if beginning.is_cut {
             let gap = Gap::uncounted(GapReason::Expired);
             sources.gaps.insert(0, OpeningGap { gap, source: None });
+        }
+        if let (Framing::LongPoll, Some(snapshot)) = (opening.framing, &sources.snapshot) {
+            let positions: Vec<_> = sources.cursors.iter().map(Cursor::position).collect();
+            let document = state_document(snapshot, &positions).await;
+            document.ok_or(OpenError::StateTooLarge)?;
         }
         let client = Client {
             name: opening.client,
