@@ -1,11 +1,13 @@
 //! Micro-benchmarks of the steps of the hot path.
 //!
-//! Criterion measures encoding, appending to a stream buffer, matching subjects, reading with a
-//! cursor, filling a new feed, and parsing event ids. `make bench-micro` runs them.
+//! Criterion measures encoding, conversions of payloads, appending to a stream buffer, matching
+//! subjects, reading with a cursor, filling a new feed, and parsing event ids. `make bench-micro` runs
+//! them.
 
 #![allow(clippy::unwrap_used)] // here a failure is the result
 #![allow(missing_docs)] // criterion's macros generate functions without docs
 
+use std::collections::BTreeMap;
 use std::hint::black_box;
 use std::sync::Arc;
 use std::task::{Context, Waker};
@@ -13,14 +15,16 @@ use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use futures_util::FutureExt;
+use prometheus::IntCounter;
 use sidestream::encoding::{EventParts, Framing};
-use sidestream::event::{Event, EventId, EventName, Fingerprint, Position, SourceTag};
+use sidestream::event::{Event, EventId, EventName, Fingerprint, Position, SourceTag, Version};
 use sidestream::feed::trie::SubjectTrie;
 use sidestream::feed::{
     Batch, Budget, Cursor, FeedOptions, Limits, ReadPolicy, Source as _, Start, StreamBuffer,
     StreamWriter, buffer,
 };
 use sidestream::http;
+use sidestream::payload::{Conversion, ConversionCounters, Converter, Versions};
 use sidestream::subject::{Filter, FilterSet};
 
 /// Number of events that a tailer appends at once under load.
@@ -46,6 +50,7 @@ fn event(seq: u64, subject: &Arc<str>, data: &'static [u8]) -> Event {
         name: None,
         tier: None,
         is_end: false,
+        version: None,
         message_id: None,
         data: data.into(),
         received: Instant::now(),
@@ -95,6 +100,40 @@ fn encode(criterion: &mut Criterion) {
                 };
                 Framing::Sse.encoder().event(parts, http::ENVELOPE)
             })
+        });
+    }
+}
+
+/// Measures the conversion of a payload, which is made once per event and version.
+fn convert(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("convert");
+    let version = |text| Version::parse(text).unwrap();
+    let patch = r#"[{"op":"move","from":"/customer/name","path":"/name"},{"op":"remove","path":"/customer"}]"#;
+    let versions = Versions {
+        current: version("2"),
+        supported: vec![version("1"), version("2")],
+        deprecated: BTreeMap::new(),
+        conversions: vec![Conversion {
+            from: version("2"),
+            to: version("1"),
+            patch: serde_json::from_str(patch).unwrap(),
+        }],
+    };
+    let counter = |name| IntCounter::new(name, "of this benchmark").unwrap();
+    let counters = ConversionCounters {
+        converted: counter("converted"),
+        failed: counter("failed"),
+    };
+    let converter = Converter::new(&versions, version("1"), counters);
+    for (case, bytes) in [("64 B", 64), ("1 KiB", 1024)] {
+        let payload = serde_json::json!({
+            "customer": { "name": "Ada", "since": 1843 },
+            "text": "x".repeat(bytes - 61),
+        });
+        let payload = payload.to_string();
+        group.throughput(Throughput::Bytes(payload.len() as u64));
+        group.bench_function(case, |bencher| {
+            bencher.iter(|| converter.convert(None, black_box(payload.as_bytes()), 1 << 20))
         });
     }
 }
@@ -280,6 +319,6 @@ criterion_group! {
         .sample_size(20)
         .warm_up_time(Duration::from_millis(200))
         .measurement_time(Duration::from_millis(500));
-    targets = encode, append, read, interest, seed, id
+    targets = encode, convert, append, read, interest, seed, id
 }
 criterion_main!(micro);

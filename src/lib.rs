@@ -24,6 +24,7 @@ pub mod lifecycle;
 pub mod limit;
 pub mod nats;
 pub mod net;
+pub mod payload;
 pub mod presence;
 
 pub mod subject;

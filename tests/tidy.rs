@@ -25,13 +25,14 @@ use std::path::{Path, PathBuf};
 use tokens::{Token, tokens};
 
 /// Layers of ARCHITECTURE.md: a folder uses only folders of a lower rank.
-const RANKS: [(&str, u8); 19] = [
+const RANKS: [(&str, u8); 20] = [
     ("event", 0),
     ("subject", 0),
     ("lifecycle", 0),
     ("telemetry", 0),
     ("auth", 1),
     ("encoding", 1),
+    ("payload", 1),
     ("feed", 2),
     ("presence", 2),
     ("limit", 2),

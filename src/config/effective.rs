@@ -3,12 +3,16 @@
 //! `/config` shows it, and its hash identifies the configuration (`sidestream check`, the log).
 
 use std::path::PathBuf;
+use std::time::SystemTime;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use super::model::Config;
 use super::units::{format_duration, format_size};
 use crate::auth::config::{ForwardConfig, JwtConfig, KeysConfig, ProviderConfig, ProviderKind};
+use crate::event::Version;
 use crate::feed::SlowPolicy;
 use crate::http::RouteConfig;
 use crate::http::application::{ApplicationConfig, ApplicationVersion};
@@ -19,6 +23,7 @@ use crate::http::config::{
 use crate::limit::{PerClientConfig, Rate};
 use crate::nats::config::{Credentials, Tls};
 use crate::net::{ListenConfig, TlsConfig};
+use crate::payload::Versions;
 use crate::subject::{Allow, BucketName, ClaimPath};
 use crate::telemetry::logs::Format;
 
@@ -294,6 +299,7 @@ fn route(route: &RouteConfig) -> Value {
         "client": route.client.as_ref().map(ToString::to_string),
         "event": route.event.as_ref().map(ToString::to_string),
         "framings": route.framings.iter().map(|framing| framing.as_str()).collect::<Vec<_>>(),
+        "versions": route.versions.as_ref().map(versions),
         "heartbeat": format_duration(route.heartbeat),
         "retry": format_duration(route.retry),
         "max_age": format_duration(route.max_age),
@@ -328,6 +334,32 @@ fn route(route: &RouteConfig) -> Value {
         "close": match route.close { CloseStyle::Clean => "clean", CloseStyle::Abort => "abort" },
         "cors": cors(&route.cors),
     })
+}
+
+fn versions(versions: &Versions) -> Value {
+    let number = |version: Version| json!(version.get());
+    let deprecated = versions.deprecated.iter().map(|(version, deprecation)| {
+        let value = json!({
+            "since": format_time(deprecation.since),
+            "sunset": deprecation.sunset.and_then(format_time),
+            "link": deprecation.link,
+        });
+        (version.to_string(), value)
+    });
+    let conversions = versions.conversions.iter().map(
+        |step| json!({ "from": number(step.from), "to": number(step.to), "patch": step.patch }),
+    );
+    json!({
+        "current": number(versions.current),
+        "supported": versions.supported.iter().copied().map(number).collect::<Vec<_>>(),
+        "deprecated": deprecated.collect::<Map<_, _>>(),
+        "conversions": conversions.collect::<Vec<_>>(),
+    })
+}
+
+/// Returns a time as in the file.
+fn format_time(time: SystemTime) -> Option<String> {
+    OffsetDateTime::from(time).format(&Rfc3339).ok()
 }
 
 fn source(source: &SourceConfig) -> Value {

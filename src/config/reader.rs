@@ -210,6 +210,31 @@ impl<'w> ValueReader<'w> {
         }
     }
 
+    /// Reads a map whose keys are not known: each with its value.
+    pub(super) fn entries(&self) -> Option<Vec<(&'w str, Self)>> {
+        let Value::Map(entries) = &self.node.value else {
+            return self.wrong(
+                "a map",
+                Some("write its keys on the lines below it, indented, as `key: value`"),
+            );
+        };
+        let entries = entries.iter().map(|entry| {
+            let value = Self {
+                reader: self.reader,
+                node: &entry.node,
+                path: self.path_of(&entry.key),
+            };
+            value.note();
+            (&*entry.key, value)
+        });
+        Some(entries.collect())
+    }
+
+    /// Returns it as JSON: unquoted `true`, `false`, `null` and numbers are no texts.
+    pub(super) fn json(&self) -> serde_json::Value {
+        self.node.to_json()
+    }
+
     /// Returns whether it is a list.
     pub(super) fn is_list(&self) -> bool {
         matches!(self.node.value, Value::List(_))

@@ -57,6 +57,27 @@ impl Scalar {
 }
 
 impl Node {
+    /// Returns the value as JSON. An unquoted scalar that is JSON is that value, as in YAML 1.2.
+    pub(super) fn to_json(&self) -> serde_json::Value {
+        match &self.value {
+            Value::Scalar(scalar) if scalar.is_null() => serde_json::Value::Null,
+            Value::Scalar(scalar) => {
+                let plain = scalar
+                    .plain
+                    .then(|| serde_json::from_str(&scalar.text).ok());
+                plain
+                    .flatten()
+                    .unwrap_or_else(|| scalar.text.clone().into())
+            }
+            Value::List(items) => items.iter().map(Self::to_json).collect(),
+            Value::Map(entries) => {
+                let entries = entries.iter();
+                let entries = entries.map(|entry| (entry.key.clone(), entry.node.to_json()));
+                serde_json::Value::Object(entries.collect())
+            }
+        }
+    }
+
     /// Removes all keys of a map but these.
     pub(super) fn retain(&mut self, keys: &[&str]) {
         if let Value::Map(entries) = &mut self.value {

@@ -7,6 +7,11 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::id::Position;
+use super::version::Version;
+
+/// The largest payload of an event, in bytes. NATS itself recommends at most 8 MiB. An event is
+/// written to a client in one piece, so a larger one would delay all events after it.
+pub const PAYLOAD_BYTES_MAX: usize = 8 << 20;
 
 /// One event before it is encoded. The field order is deliberate: readers use the first three.
 #[derive(Clone, Debug)]
@@ -20,6 +25,8 @@ pub struct Event {
     pub tier: Option<Tier>,
     /// It ends finite event streams (`Sidestream-End`).
     pub is_end: bool,
+    /// Version of the payload set by the publisher (`Sidestream-Version`).
+    pub version: Option<Version>,
     /// NATS subject.
     pub subject: Arc<str>,
     /// Event name set by the publisher (`Sidestream-Event`).
@@ -80,6 +87,9 @@ impl EventName {
     /// Suffix of the name of an event with a base64 payload.
     pub const ENCODED: &str = ";base64";
 
+    /// Prefix of the names that publishers cannot use.
+    const RESERVED: &str = "sidestream.";
+
     /// Parses a name; `None` if it is not valid in an `event:` field.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
@@ -87,7 +97,7 @@ impl EventName {
             && text.len() <= Self::LENGTH_MAX
             && !text.chars().any(char::is_control)
             && !text.starts_with(' ') // A decoder removes one leading space.
-            && !text.starts_with("sidestream.")
+            && !text.starts_with(Self::RESERVED)
             && !text.ends_with(Self::ENCODED);
         is_valid.then(|| Self(Arc::from(text)))
     }
@@ -97,6 +107,12 @@ impl EventName {
     #[must_use]
     pub fn removed() -> Self {
         Self(Arc::from("sidestream.removed"))
+    }
+
+    /// True if it is the name of an event that Sidestream itself makes.
+    #[must_use]
+    pub fn is_reserved(&self) -> bool {
+        self.0.starts_with(Self::RESERVED)
     }
 
     /// The name as text.

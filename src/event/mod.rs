@@ -5,6 +5,8 @@
 
 pub mod event;
 pub mod id;
+mod version;
 
-pub use self::event::{Event, EventName, Tier};
+pub use self::event::{Event, EventName, PAYLOAD_BYTES_MAX, Tier};
 pub use id::{EventId, Fingerprint, InvalidId, Position, SourceTag};
+pub use version::Version;

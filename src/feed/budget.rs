@@ -215,6 +215,11 @@ impl Reservation {
         self.budget.reserve(bytes)
     }
 
+    /// Budget that it is a part of.
+    pub(super) fn budget(&self) -> &Arc<Budget> {
+        &self.budget
+    }
+
     /// Envelope around the encoded events that it counts.
     pub(super) fn envelope(&self) -> Envelope {
         self.budget.envelope

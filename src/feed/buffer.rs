@@ -20,7 +20,7 @@ mod opening;
 pub mod writer;
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Instant;
 
@@ -29,6 +29,7 @@ use futures_util::future::BoxFuture;
 use slab::Slab;
 
 use crate::event::{Fingerprint, Position, SourceTag};
+use crate::payload::Converter;
 use crate::subject::FilterSet;
 
 use super::archive::Archive;
@@ -61,6 +62,8 @@ pub struct StreamBuffer {
     snapshots: Snapshots,
     /// Messages that the stream has ready for the writer, as the server reports it.
     pending: AtomicU64,
+    /// A feed with a converter was created.
+    has_converters: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -199,6 +202,18 @@ impl StreamBuffer {
         }
     }
 
+    /// Converts new events for the feeds of other versions, without a lock: every reader that opens
+    /// waits for the lock.
+    fn convert_ahead(&self, events: &[Arc<EncodedEvent>]) {
+        if !self.has_converters.load(Ordering::Relaxed) {
+            return;
+        }
+        let needed = self.lock().needed_converters(events);
+        for (nth, converter) in needed {
+            let _made = events[nth].convert(&converter);
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -327,6 +342,37 @@ impl State {
         encodings
     }
 
+    /// Returns the conversions that the feeds need of new events, by index.
+    fn needed_converters(&self, events: &[Arc<EncodedEvent>]) -> Vec<(usize, Arc<Converter>)> {
+        let (mut needed, mut found) = (Vec::new(), Vec::new());
+        for (nth, one) in events.iter().enumerate() {
+            self.trie.matches(&one.event.subject, &mut found);
+            let begin = needed.len();
+            for feed in found.drain(..) {
+                let Some(converter) = &self.feeds[feed].options.converter else {
+                    continue;
+                };
+                let is_known = needed[begin..]
+                    .iter()
+                    .any(|(_, known): &(usize, Arc<Converter>)| Arc::ptr_eq(known, converter));
+                if !is_known {
+                    needed.push((nth, converter.clone()));
+                }
+            }
+        }
+        needed
+    }
+
+    /// Returns the events from which a new feed is seeded; none if the feed exists.
+    fn seeds(&self, filters: &FilterSet, options: &Arc<FeedOptions>) -> Vec<Arc<EncodedEvent>> {
+        if self.keys.contains_key(&(filters.clone(), options.clone())) {
+            return Vec::new();
+        }
+        let found = self.index.find(filters);
+        let events = found.into_iter().filter_map(|index| self.get(index));
+        events.cloned().collect()
+    }
+
     fn feed(
         &mut self,
         filters: FilterSet,
@@ -345,6 +391,9 @@ impl State {
         };
         let feed = Feed::new(key.0.clone(), options.clone(), floor, &buffer.budget)
             .ok_or(OpenError::TooManyFeeds)?;
+        if options.converter.is_some() {
+            buffer.has_converters.store(true, Ordering::Relaxed);
+        }
         self.seed(&feed);
         let slot = self.feeds.insert(feed.clone());
         self.trie.insert(&key.0, slot);

@@ -7,13 +7,14 @@
 
 use std::num::NonZeroU32;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use once_cell::race::OnceBox;
 
 use crate::encoding::{Encoding, EventParts, Framing};
-use crate::event::{Event, EventName};
+use crate::event::{Event, EventName, PAYLOAD_BYTES_MAX};
+use crate::payload::Converter;
 
 use super::budget::{Budget, Reservation};
 
@@ -35,6 +36,8 @@ pub struct EncodedEvent {
     /// Encodings in the other framings. Threads that need one at the same time may each make it; all
     /// then use the same one. One word each, half of a `OnceLock`.
     further: [OnceBox<Further>; Framing::FURTHER],
+    /// The event with its payload in other versions.
+    converted: OnceBox<ConvertedList>,
 }
 
 /// Place of the payload in an encoding, in eight bytes. No encoding begins with its payload.
@@ -42,6 +45,20 @@ pub struct EncodedEvent {
 struct PayloadPlace {
     start: NonZeroU32,
     len: u32,
+}
+
+/// List of the conversions of an event: versions are few. A thread waits for a conversion that another
+/// one makes, so that each is made once.
+#[derive(Debug, Default)]
+struct ConvertedList(OnceLock<Box<Converted>>);
+
+/// Event with its payload in another version.
+#[derive(Debug)]
+struct Converted {
+    converter: Arc<Converter>,
+    /// `None`: it cannot be converted.
+    event: Option<Arc<EncodedEvent>>,
+    next: ConvertedList,
 }
 
 /// Encoding in a framing that is not stored.
@@ -87,6 +104,7 @@ impl EncodedEvent {
             payload,
             reservation: budget.reserve(bytes),
             further: Default::default(),
+            converted: OnceBox::new(),
         })
     }
 
@@ -118,6 +136,52 @@ impl EncodedEvent {
         }
     }
 
+    /// Returns the event with its payload in the version of a feed; `None` if it cannot be converted.
+    /// The first call for a version converts the payload, and charges the budget.
+    pub(super) fn convert(self: &Arc<Self>, converter: &Arc<Converter>) -> Option<Arc<Self>> {
+        // Sidestream itself makes the payload of a removal.
+        let is_made_here = |name: &EventName| name.is_reserved();
+        if converter.keeps(self.event.version) || self.event.name.as_ref().is_some_and(is_made_here)
+        {
+            return Some(self.clone());
+        }
+        let mut list = self.converted.get_or_init(Box::default);
+        loop {
+            let known = list.0.get_or_init(|| {
+                Box::new(Converted {
+                    converter: converter.clone(),
+                    event: self.to_version(converter),
+                    next: ConvertedList::default(),
+                })
+            });
+            if known.converter == *converter {
+                return known.event.clone();
+            }
+            list = &known.next;
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn to_version(&self, converter: &Converter) -> Option<Arc<Self>> {
+        let payload = converter.convert(self.event.version, self.data(), PAYLOAD_BYTES_MAX);
+        let Some(payload) = payload else {
+            tracing::debug!(
+                subject = &*self.event.subject,
+                sequence = self.event.position.seq,
+                version = %converter.target(),
+                "payload not converted; reported as a gap"
+            );
+            return None;
+        };
+        let event = Event {
+            version: Some(converter.target()),
+            data: payload.into(),
+            ..self.event.clone()
+        };
+        Some(Self::new(event, self.reservation.budget()))
+    }
+
     /// Makes the encoding in a framing now, with no lock held, so that no reader does it under one.
     pub(super) fn encode_ahead(&self, framing: Framing) {
         let _made = self.encoding(framing);
@@ -129,6 +193,12 @@ impl EncodedEvent {
             None => Some(&self.stored),
             Some(further) => further.get().map(|further| &further.encoding),
         }
+    }
+
+    /// True if the event was converted, or could not be.
+    #[cfg(test)]
+    pub(super) fn has_conversions(&self) -> bool {
+        self.converted.get().is_some()
     }
 
     /// Encodes the event under another name. The result is not kept.

@@ -14,7 +14,7 @@ use crate::subject::FilterSet;
 
 use super::budget::{Budget, Evict, FeedSlot};
 use super::notify::{self, ShardNotifier};
-use super::options::FeedEvent;
+use super::options::Shown;
 use super::subscribers::{Subscriber, Subscribers};
 use super::window::{GapSide, Offset, Window};
 use super::{FeedOptions, Gap};
@@ -88,7 +88,7 @@ impl Feed {
     /// Appends events. The caller wakes `wake_list` after all locks are released.
     pub(super) fn append(
         self: &Arc<Self>,
-        events: impl Iterator<Item = FeedEvent>,
+        events: impl Iterator<Item = Shown>,
         wake_list: &mut WakeList,
     ) {
         let mut state = self.lock();

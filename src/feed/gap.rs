@@ -26,11 +26,13 @@ pub enum GapReason {
     /// A drain recorded the client's position and it cannot resume from there: another connection
     /// of its name has, or NATS did not confirm the claim.
     Claimed,
+    /// The payload has no conversion to the version that the client asks for, or it failed.
+    Conversion,
 }
 
 impl GapReason {
     /// All reasons, in the order of the variants.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Expired,
         Self::Ahead,
         Self::Recreated,
@@ -41,6 +43,7 @@ impl GapReason {
         Self::Slow,
         Self::Conflated,
         Self::Claimed,
+        Self::Conversion,
     ];
 
     /// Value in gap events and metric labels.
@@ -57,6 +60,7 @@ impl GapReason {
             Self::Slow => "slow",
             Self::Conflated => "conflated",
             Self::Claimed => "claimed",
+            Self::Conversion => "conversion",
         }
     }
 
@@ -86,6 +90,12 @@ pub struct Gap {
 }
 
 impl Gap {
+    /// Gap of one event without a form in the version of the feed.
+    pub const CONVERSION: Self = Self {
+        reason: GapReason::Conversion,
+        missed: Some(1),
+    };
+
     /// Gap with an unknown number of events.
     #[must_use]
     pub const fn uncounted(reason: GapReason) -> Self {

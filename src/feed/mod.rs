@@ -92,6 +92,6 @@ pub use republish_source::{RepublishSource, RepublishWriter};
 pub use resume::{Outcome, Start};
 pub use shed::{Shedder, Slow, SlowPolicy};
 pub use sink::{DirectSink, EncodedRun, SendOutcome};
-pub use snapshot::SnapshotReader;
+pub use snapshot::{SnapshotReader, StateItem};
 pub use source::{OpenFuture, Source};
 pub use throttle::{Throttle, ThrottleDecision};

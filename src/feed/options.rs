@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::encoding::{Encoding, Framing};
 use crate::event::{Event, EventName, Position, Tier};
+use crate::payload::Converter;
 use crate::subject::template::SubjectTokens;
 use crate::subject::{Filter, TextTemplate};
 
@@ -21,6 +22,8 @@ pub struct FeedOptions {
     pub framing: Framing,
     /// Name of events that have none of their own.
     pub event: Option<TextTemplate>,
+    /// Version of the payloads. `None`: as published.
+    pub converter: Option<Arc<Converter>>,
     /// Tiers of events without a tier of their own; the first matching filter applies.
     pub priority: Vec<(Filter, Tier)>,
     /// Limits of the window.
@@ -30,6 +33,15 @@ pub struct FeedOptions {
     /// Minimum idle period after which a feed that exists for its readers is removed. For readers
     /// that leave with each answer and return.
     pub linger_min: Duration,
+}
+
+/// A position of the source, as the feeds of a route show it.
+#[derive(Clone, Debug)]
+pub(super) enum Shown {
+    /// The event.
+    Event(FeedEvent),
+    /// A gap: the payload of the event has no conversion to the version of the feeds.
+    Unconverted(Arc<EncodedEvent>),
 }
 
 /// Event as the feeds of a route show it.
@@ -79,6 +91,8 @@ pub(super) struct BatchEncodings {
     named: HashMap<(*const FeedOptions, usize), Arc<Encoding>>,
     /// Events, by index in the batch, that feeds of another framing have received.
     further: Vec<(usize, Framing)>,
+    /// Events with a converted payload that feeds of another framing have received.
+    converted: Vec<(Arc<EncodedEvent>, Framing)>,
 }
 
 impl BatchEncodings {
@@ -88,22 +102,29 @@ impl BatchEncodings {
         encoded: &Arc<EncodedEvent>,
         options: &Arc<FeedOptions>,
         nth: usize,
-    ) -> FeedEvent {
-        let named = options.renames(&encoded.event).then(|| {
+    ) -> Shown {
+        let Some(event) = options.in_version(encoded.clone()) else {
+            return Shown::Unconverted(encoded.clone());
+        };
+        let named = options.renames(&event.event).then(|| {
             let key = (Arc::as_ptr(options), nth);
             self.named
                 .entry(key)
-                .or_insert_with(|| Arc::new(options.encode_named(encoded)))
+                .or_insert_with(|| Arc::new(options.encode_named(&event)))
                 .clone()
         });
-        if let Some(framing) = options.further_framing(&encoded.event) {
-            self.further.push((nth, framing));
+        if let Some(framing) = options.further_framing(&event.event) {
+            if Arc::ptr_eq(&event, encoded) {
+                self.further.push((nth, framing));
+            } else {
+                self.converted.push((event.clone(), framing));
+            }
         }
-        FeedEvent {
-            encoded: encoded.clone(),
+        Shown::Event(FeedEvent {
             named,
-            tier: options.tier(&encoded.event),
-        }
+            tier: options.tier(&event.event),
+            encoded: event,
+        })
     }
 
     /// Encodes events in the other framings, before their readers are woken: with no lock held, so
@@ -113,6 +134,9 @@ impl BatchEncodings {
             if let Some(encoded) = nth(index) {
                 encoded.encode_ahead(framing);
             }
+        }
+        for (encoded, framing) in self.converted {
+            encoded.encode_ahead(framing);
         }
     }
 }
@@ -154,17 +178,60 @@ impl FeedOptions {
         self.event.is_some() && event.name.is_none()
     }
 
+    /// Returns the event with its payload in the version of this route; `None` if it cannot be
+    /// converted.
+    pub(super) fn in_version(&self, encoded: Arc<EncodedEvent>) -> Option<Arc<EncodedEvent>> {
+        match &self.converter {
+            None => Some(encoded),
+            Some(converter) => self.converted(converter, &encoded),
+        }
+    }
+
+    /// Converts an event with the converter of this route. The event that ends an event stream is
+    /// left as published if it cannot be converted, because a gap would not end it.
+    pub(super) fn converted(
+        &self,
+        converter: &Arc<Converter>,
+        encoded: &Arc<EncodedEvent>,
+    ) -> Option<Arc<EncodedEvent>> {
+        let converted = encoded.convert(converter);
+        converted.or_else(|| self.ends(&encoded.event).then(|| encoded.clone()))
+    }
+
+    /// True if [`Self::prepare`] has something to do.
+    pub(super) fn is_prepared(&self, event: &Event) -> bool {
+        self.converter.is_some() || self.further_framing(event).is_some()
+    }
+
+    /// Converts an event and encodes it now, with no lock held, so that no reader does it under
+    /// one.
+    pub(super) fn prepare(&self, encoded: &Arc<EncodedEvent>) {
+        if self.is_prepared(&encoded.event)
+            && let Some(event) = self.in_version(encoded.clone())
+            && let Some(framing) = self.further_framing(&event.event)
+        {
+            event.encode_ahead(framing);
+        }
+    }
+
     /// Returns the event as this route shows it.
-    pub(super) fn show(&self, encoded: Arc<EncodedEvent>) -> FeedEvent {
+    pub(super) fn show(&self, encoded: Arc<EncodedEvent>) -> Shown {
+        let encoded = match &self.converter {
+            None => encoded,
+            Some(converter) => match self.converted(converter, &encoded) {
+                Some(event) => event,
+                None => return Shown::Unconverted(encoded),
+            },
+        };
         let named = self
             .renames(&encoded.event)
             .then(|| Arc::new(self.encode_named(&encoded)));
         let tier = self.tier(&encoded.event);
-        FeedEvent {
+        Shown::Event(FeedEvent {
             encoded,
             named,
             tier,
-        }
+        })
     }
 
     /// True if the event ends the readers of this feed.

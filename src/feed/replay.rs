@@ -383,7 +383,7 @@ impl ReplayPool {
             .into_iter()
             .map(|event| EncodedEvent::new(event, &self.budget))
             .collect();
-        let (mut wakers, mut further) = (Vec::new(), Vec::new());
+        let (mut wakers, mut prepared) = (Vec::new(), Vec::new());
         {
             let mut state = self.lock();
             let State {
@@ -407,8 +407,8 @@ impl ReplayPool {
                             *next = 0;
                         }
                         events.push(number);
-                        if let Some(framing) = feed.options.further_framing(&encoded.event) {
-                            further.push((encoded.clone(), framing));
+                        if feed.options.is_prepared(&encoded.event) {
+                            prepared.push((encoded.clone(), feed.options.clone()));
                         }
                     }
                 }
@@ -453,8 +453,8 @@ impl ReplayPool {
                 wakers.extend(reader.waker.take());
             }
         }
-        for (encoded, framing) in further {
-            encoded.encode_ahead(framing);
+        for (encoded, options) in prepared {
+            options.prepare(&encoded);
         }
         wakers.into_iter().for_each(Waker::wake);
     }

@@ -314,9 +314,7 @@ impl RepublishWriter {
             let feed = self.lease.feed();
             // Before the lock: a reader must not encode under it.
             for encoded in &events {
-                if let Some(framing) = feed.options.further_framing(&encoded.event) {
-                    encoded.encode_ahead(framing);
-                }
+                feed.options.prepare(encoded);
             }
             let mut state = feed.lock();
             let feed::State { window, head, .. } = &mut *state;

@@ -24,6 +24,7 @@ use tokio::time::Instant;
 use super::archive::{Archive, Unavailable};
 use super::budget::Budget;
 use super::encoded::EncodedEvent;
+use super::gap::Gap;
 use super::open_error::OpenError;
 use super::options::FeedOptions;
 use super::replay::ReplaySlots;
@@ -55,6 +56,8 @@ pub struct Document {
     pub bytes: Bytes,
     /// Number of its events.
     pub events: u64,
+    /// Number of its gaps: events without a form in the version of the feed.
+    pub gaps: u64,
     /// Time of receipt of the first one.
     pub received: Option<std::time::Instant>,
 }
@@ -74,6 +77,20 @@ pub struct SnapshotReader {
     snapshot: Arc<Snapshot>,
     options: Arc<FeedOptions>,
     next: usize,
+}
+
+/// Next element of a snapshot.
+#[derive(Debug)]
+pub enum StateItem {
+    /// Event, and the time of its receipt.
+    Event {
+        /// Encoding in the feed.
+        encoding: Encoding,
+        /// Time of its receipt.
+        received: std::time::Instant,
+    },
+    /// The payload of an event has no form in the version of the feed.
+    Gap(Gap),
 }
 
 /// Snapshots of one source that are read now, or were read a moment ago.
@@ -190,14 +207,25 @@ impl SnapshotReader {
             let bytes = write(self.clone(), bytes_max).await?;
             used.fetch_add(bytes.len(), Ordering::Relaxed);
             let used = Arc::clone(used);
-            let events = &self.snapshot.events;
+            let (events, gaps) = (&self.snapshot.events, self.unconverted());
             Some(Document {
                 bytes: Bytes::from_owner(CountedBytes { bytes, used }),
-                events: events.len() as u64,
+                events: (events.len() - gaps) as u64,
+                gaps: gaps as u64,
                 received: events.first().map(|encoded| encoded.event.received),
             })
         });
         document.await.clone()
+    }
+
+    /// Number of events without a form in the version of the feed.
+    fn unconverted(&self) -> usize {
+        let Some(converter) = &self.options.converter else {
+            return 0;
+        };
+        let events = self.snapshot.events.iter();
+        let failed = events.filter(|event| self.options.converted(converter, event).is_none());
+        failed.count()
     }
 }
 
@@ -235,12 +263,21 @@ impl Drop for Snapshot {
 }
 
 impl Iterator for SnapshotReader {
-    type Item = (Encoding, std::time::Instant);
+    type Item = StateItem;
 
-    /// Returns the encoding of the next event, and the time of its receipt.
     fn next(&mut self) -> Option<Self::Item> {
         let encoded = self.snapshot.events.get(self.next)?;
         self.next += 1;
-        Some((self.options.encoding(encoded), encoded.event.received))
+        let event = |encoded: &EncodedEvent| StateItem::Event {
+            encoding: self.options.encoding(encoded),
+            received: encoded.event.received,
+        };
+        Some(match &self.options.converter {
+            None => event(encoded),
+            Some(converter) => match self.options.converted(converter, encoded) {
+                Some(converted) => event(&converted),
+                None => StateItem::Gap(Gap::CONVERSION),
+            },
+        })
     }
 }

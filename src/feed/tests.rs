@@ -1,5 +1,7 @@
 //! Stream buffer, feed and cursor: appends, gaps, evictions and starts, as a reader sees them.
 
+mod versions;
+
 use std::sync::Arc;
 use std::task::Context;
 
@@ -29,6 +31,7 @@ pub(super) fn event(seq: u64, subject: &str) -> Event {
         name: None,
         tier: None,
         is_end: false,
+        version: None,
         message_id: None,
         data: format!("{seq}").into(),
         received: std::time::Instant::now(),

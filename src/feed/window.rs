@@ -27,7 +27,7 @@ use crate::event::{Fingerprint, Position, SourceTag, Tier};
 
 use super::budget::Budget;
 use super::encoded::EncodedEvent;
-use super::options::{FeedEvent, FeedOptions};
+use super::options::{FeedEvent, FeedOptions, Shown};
 use super::prefetch;
 use super::{Gap, GapReason, Limits};
 
@@ -246,12 +246,21 @@ impl Window {
     }
 
     /// Appends events and evicts older ones, once per [`prefetch::AHEAD`] events.
-    pub(super) fn append(&mut self, events: impl IntoIterator<Item = FeedEvent>) {
+    pub(super) fn append(&mut self, events: impl IntoIterator<Item = Shown>) {
         let mut newest = None;
-        for (nth, event) in events.into_iter().enumerate() {
+        for (nth, shown) in events.into_iter().enumerate() {
             if nth % prefetch::AHEAD == 0 {
                 newest.into_iter().for_each(|now| self.evict(now));
             }
+            let event = match shown {
+                Shown::Event(event) => event,
+                Shown::Unconverted(encoded) => {
+                    let (at, received) = (encoded.event.position, encoded.event.received);
+                    self.push_gap(Gap::CONVERSION, at, GapSide::Before, received);
+                    newest = newest.max(Some(received));
+                    continue;
+                }
+            };
             newest = newest.max(Some(event.received()));
             let bytes = event.counted_bytes();
             if event.tier == Tier::Critical {
@@ -358,6 +367,7 @@ impl Window {
             let old = now.saturating_duration_since(first.entry.received()) > self.limits.age;
             // One event larger than the window still passes through it.
             let full = events > self.limits.events as u64
+                || self.gaps > self.limits.events
                 || (bytes > self.limits.bytes as u64 && events > 1);
             if !old && !full {
                 break;

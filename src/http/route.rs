@@ -19,9 +19,10 @@ use super::stream_options::{NamedOptions, StreamOptions};
 use super::ticket_endpoint::TicketEndpoint;
 use crate::auth::{Provider, Tickets};
 use crate::encoding::Framing;
-use crate::event::Tier;
+use crate::event::{Tier, Version};
 use crate::feed::{FeedOptions, Gap, GapReason, Source, feed_map};
 use crate::http::config::{Config, RouteConfig, SourceConfig, SubscribeConfig};
+use crate::payload::{ConversionCounters, Converter, Versions};
 use crate::presence::{CloseReason, Protocol};
 use crate::subject::{Allow, Filter, FilterSet, SubjectTemplate};
 use crate::telemetry::Metrics;
@@ -56,7 +57,9 @@ pub(in crate::http) struct Route {
     pub(in crate::http) config: RouteConfig,
     pub(in crate::http) label: Arc<str>,
     /// By framing, whether the route offers it or not.
-    options: [StreamOptions; Framing::ALL.len()],
+    options: FramingOptions,
+    /// The same, by version of the payloads that the route supports.
+    version_options: Vec<(Version, FramingOptions)>,
     /// Options with claims in the name of events, if `event` has some.
     pub(in crate::http) named_options: NamedOptions,
     pub(in crate::http) sources: Vec<RouteSource>,
@@ -66,6 +69,9 @@ pub(in crate::http) struct Route {
     /// Request headers that a CORS preflight allows.
     pub(in crate::http) cors_headers: HeaderValue,
 }
+
+/// Options by framing.
+type FramingOptions = [StreamOptions; Framing::ALL.len()];
 
 /// One source of a route and the subjects that a request may read of it.
 #[derive(Clone, Debug)]
@@ -84,6 +90,8 @@ pub(in crate::http) struct RouteMetrics {
     /// By protocol and framing, as `opened`.
     streams: [[IntGauge; Framing::ALL.len()]; 3],
     opened: [[IntCounter; Framing::ALL.len()]; 3],
+    /// Open event streams by version.
+    versions: Box<[(Version, IntGauge)]>,
     route: Arc<str>,
     /// With the labels of all routes: an end looks up its series.
     closed: IntCounterVec,
@@ -245,24 +253,36 @@ impl Route {
         // reject every request.
         let names = config.authenticate.iter();
         let providers = names.filter_map(|name| find_provider(name)).collect();
-        let options = Framing::ALL.map(|framing| {
-            StreamOptions::new(FeedOptions {
-                framing: framing.of_events(),
-                event: config.event.clone(),
-                priority: config.priority.clone(),
-                window: config.window,
-                is_finite: config.finite,
-                // A client of long polls is away between two polls.
-                linger_min: match framing {
-                    Framing::LongPoll => feed_map::LINGER,
-                    _ => Duration::ZERO,
-                },
+        let options = |converter: Option<Arc<Converter>>| {
+            Framing::ALL.map(|framing| {
+                StreamOptions::new(FeedOptions {
+                    framing: framing.of_events(),
+                    event: config.event.clone(),
+                    converter: converter.clone(),
+                    priority: config.priority.clone(),
+                    window: config.window,
+                    is_finite: config.finite,
+                    // A client of long polls is away between two polls.
+                    linger_min: match framing {
+                        Framing::LongPoll => feed_map::LINGER,
+                        _ => Duration::ZERO,
+                    },
+                })
+            })
+        };
+        let version_options = config.versions.iter().flat_map(|versions| {
+            versions.supported.iter().map(|version| {
+                let converter = converter(versions, *version, &label, metrics);
+                (*version, options(Some(converter)))
             })
         });
-        let metrics = RouteMetrics::new(&label, metrics);
+        let version_options = version_options.collect();
+        let options = options(None);
+        let metrics = RouteMetrics::new(&label, config.versions.as_ref(), metrics);
         let cors_headers = cors::request_headers(config.variables());
         Self {
             options,
+            version_options,
             named_options: NamedOptions::default(),
             sources,
             providers,
@@ -282,6 +302,7 @@ impl Route {
             config: self.config.clone(),
             label: self.label.clone(),
             options: self.options.clone(),
+            version_options: self.version_options.clone(),
             named_options: NamedOptions::default(),
             sources: sources.map(|(_, source)| source.clone()).collect(),
             providers: Vec::new(),
@@ -298,9 +319,22 @@ impl Route {
             .any(|source| source.source.are_positions_shared())
     }
 
-    /// Returns the options of the route's feeds in a framing, without claims.
-    pub(in crate::http) fn options(&self, framing: Framing) -> &StreamOptions {
-        &self.options[framing as usize]
+    /// Returns the options of the route's feeds in a framing and, if it has versions, one of them,
+    /// without claims.
+    pub(in crate::http) fn options(
+        &self,
+        framing: Framing,
+        version: Option<Version>,
+    ) -> &StreamOptions {
+        let known = self.version_options.iter();
+        let in_version = known.filter(|(known, _)| Some(*known) == version);
+        let options = in_version.map(|(_, options)| options).next();
+        &options.unwrap_or(&self.options)[framing as usize]
+    }
+
+    /// Returns whether its responses depend on the field `Accept`.
+    pub(in crate::http) fn varies_by_accept(&self) -> bool {
+        self.config.framings.len() > 1 || self.config.versions.is_some()
     }
 
     /// Returns a hash of each feed that an event stream with these filters reads. `filters` has one
@@ -317,8 +351,27 @@ impl Route {
     }
 }
 
+/// Returns the converter to a version of a route.
+fn converter(
+    versions: &Versions,
+    version: Version,
+    label: &str,
+    metrics: &Metrics,
+) -> Arc<Converter> {
+    let name = version.to_string();
+    let counter = |result| {
+        let labels = [label, &name, result];
+        metrics.version_conversions_total.with_label_values(&labels)
+    };
+    let counters = ConversionCounters {
+        converted: counter("converted"),
+        failed: counter("failed"),
+    };
+    Converter::new(versions, version, counters).into()
+}
+
 impl RouteMetrics {
-    fn new(label: &Arc<str>, metrics: &Metrics) -> Self {
+    fn new(label: &Arc<str>, versions: Option<&Versions>, metrics: &Metrics) -> Self {
         let route = &**label;
         let protocols = [Protocol::Http10, Protocol::Http11, Protocol::H2];
         let closed = &metrics.streams_closed_total;
@@ -341,6 +394,14 @@ impl RouteMetrics {
                     metrics.streams_opened_total.with_label_values(&labels)
                 })
             }),
+            versions: versions
+                .iter()
+                .flat_map(|versions| &versions.supported)
+                .map(|version| {
+                    let labels = [route, &version.to_string()];
+                    (*version, metrics.version_streams.with_label_values(&labels))
+                })
+                .collect(),
             route: label.clone(),
             closed: closed.clone(),
             finished: metrics.finished_total.with_label_values(&[route]),
@@ -362,16 +423,35 @@ impl RouteMetrics {
         }
     }
 
-    pub(in crate::http) fn opened(&self, protocol: Protocol, framing: Framing) {
+    pub(in crate::http) fn opened(
+        &self,
+        protocol: Protocol,
+        framing: Framing,
+        version: Option<Version>,
+    ) {
         self.streams[protocol as usize][framing as usize].inc();
         self.opened[protocol as usize][framing as usize].inc();
+        self.streams_of(version).for_each(IntGauge::inc);
     }
 
-    pub(in crate::http) fn closed(&self, protocol: Protocol, framing: Framing, close: CloseReason) {
+    pub(in crate::http) fn closed(
+        &self,
+        protocol: Protocol,
+        framing: Framing,
+        version: Option<Version>,
+        close: CloseReason,
+    ) {
         self.streams[protocol as usize][framing as usize].dec();
+        self.streams_of(version).for_each(IntGauge::dec);
         self.closed
             .with_label_values(&[&*self.route, close.label()])
             .inc();
+    }
+
+    fn streams_of(&self, version: Option<Version>) -> impl Iterator<Item = &IntGauge> {
+        let streams = self.versions.iter();
+        let streams = streams.filter(move |(known, _)| Some(*known) == version);
+        streams.map(|(_, gauge)| gauge)
     }
 
     /// Counts a gap that the client receives, and the events in it if their number is known.

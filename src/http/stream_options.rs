@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
 
+use crate::event::Version;
 use crate::feed::{FeedOptions, Source};
 use crate::subject::FilterSet;
 
@@ -29,6 +30,14 @@ impl StreamOptions {
             hash: KEY.hash_one(&options),
             options: options.into(),
         }
+    }
+
+    /// Returns the version of the payloads, if the route has versions.
+    pub(in crate::http) fn version(&self) -> Option<Version> {
+        self.options
+            .converter
+            .as_ref()
+            .map(|converter| converter.target())
     }
 
     /// Returns a hash of the feed of a source with these filters.

@@ -38,6 +38,10 @@ pub struct Metrics {
     pub streams_opened_total: IntCounterVec,
     /// `sidestream_streams_closed_total{route,reason}`
     pub streams_closed_total: IntCounterVec,
+    /// `sidestream_version_streams{route,version}`
+    pub version_streams: IntGaugeVec,
+    /// `sidestream_version_conversions_total{route,version,result}`
+    pub version_conversions_total: IntCounterVec,
     /// `sidestream_refusals_total{code}`
     pub refusals_total: IntCounterVec,
     /// `sidestream_events_received_total{source}`
@@ -211,9 +215,11 @@ impl Metrics {
             streams: r.gauges("streams", "Open event streams.", &["route", "protocol", "framing"])?,
             streams_opened_total: r.counters("streams_opened_total", "Opened event streams.", &["route", "protocol", "framing"])?,
             streams_closed_total: r.counters("streams_closed_total", "Closed event streams, by reason.", &["route", "reason"])?,
+            version_streams: r.gauges("version_streams", "Open event streams of routes with `versions`, by version of the payloads.", &["route", "version"])?,
+            version_conversions_total: r.counters("version_conversions_total", "Payloads that were converted to a version, once for all clients of it, by result: `converted`; `failed` (each client receives a gap).", &["route", "version", "result"])?,
             refusals_total: r.counters("refusals_total", "Requests and connections refused, by code.", &["code"])?,
             events_received_total: r.counters("events_received_total", "Messages received from NATS.", &["source"])?,
-            events_rejected_total: r.counters("events_rejected_total", "Messages that did not become events as published, by reason: `event_name` and `tier` (invalid header, the event has the default), `oversize`, `status` (a status message of NATS), `duplicate` (the `Nats-Msg-Id` is in the window), `not_from_stream` (on the destination of a republished stream, but not sent by it), `denied` (NATS denies the subscription).", &["source", "reason"])?,
+            events_rejected_total: r.counters("events_rejected_total", "Messages that did not become events as published, by reason: `event_name`, `tier` and `version` (invalid header, the event has the default), `oversize`, `status` (a status message of NATS), `duplicate` (the `Nats-Msg-Id` is in the window), `not_from_stream` (on the destination of a republished stream, but not sent by it), `denied` (NATS denies the subscription).", &["source", "reason"])?,
             events_delivered_total: r.counters("events_delivered_total", "Events written to clients.", &["route"])?,
             bytes_sent_total: r.counters("bytes_sent_total", "Bytes of event streams written to clients.", &["route"])?,
             delivery_seconds: r.histograms("delivery_seconds", "Time from the receipt of a message from NATS until the socket has accepted its event. One observation per write, for the oldest event in it.", &["route"])?,

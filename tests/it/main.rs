@@ -40,4 +40,5 @@ mod selftest_clients;
 mod slow;
 mod tail;
 mod upstream;
+mod versions;
 mod websocket;

@@ -14,6 +14,8 @@ const NAMES: &[(&str, &str)] = &[
     ("connections_memory_bytes", ""),
     ("streams", "route, protocol, framing"),
     ("streams_opened_total", "route, protocol, framing"),
+    ("version_streams", "route, version"),
+    ("version_conversions_total", "route, version, result"),
     ("streams_closed_total", "route, reason"),
     ("refusals_total", "code"),
     ("events_received_total", "source"),

@@ -207,6 +207,7 @@ impl World {
                 name: None,
                 tier: None,
                 is_end: false,
+                version: None,
                 message_id: None,
                 data: payload(content).into(),
                 received: now(),

@@ -195,6 +195,7 @@ impl Source {
             name: None,
             tier: None,
             is_end: false,
+            version: None,
             message_id: None,
             data: payload(record.content).into(),
             received,

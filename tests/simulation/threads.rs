@@ -44,6 +44,7 @@ fn event(seq: u64, tag: SourceTag) -> Event {
         name: None,
         tier: None,
         is_end: false,
+        version: None,
         message_id: None,
         data: format!("{seq}").into(),
         received: Instant::now(),

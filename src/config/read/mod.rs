@@ -18,6 +18,7 @@ mod routes;
 mod slow;
 mod sources;
 mod templates;
+mod versions;
 
 use std::cell::Cell;
 use std::net::IpAddr;

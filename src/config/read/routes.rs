@@ -11,6 +11,7 @@ use super::cors::cors;
 use super::slow::{priority, slow};
 use super::sources::{LocatedSource, sources, subscribe_sources};
 use super::templates::{Scope, client, event};
+use super::versions::versions;
 use crate::config::location::Location;
 use crate::config::reader::ValueReader;
 use crate::config::reader::map::MapReader;
@@ -263,6 +264,7 @@ pub(super) fn subscribe(keys: &mut MapReader<'_>) -> Option<LocatedRoute> {
 fn options(keys: &mut MapReader<'_>, default: RouteConfig) -> RouteConfig {
     RouteConfig {
         framings: keys.get_or("framings", default.framings, framings),
+        versions: keys.nullable("versions", default.versions.clone(), versions),
         heartbeat: keys.get_or(
             "heartbeat",
             default.heartbeat,

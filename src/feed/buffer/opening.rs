@@ -14,6 +14,9 @@ use crate::feed::opening;
 use crate::feed::resume::{StoredFingerprint, View};
 use crate::feed::{Cursor, FeedOptions, Gap, OpenError, Opened, Outcome, Start};
 
+/// 64 conversions between two yields: about as long as a step of the dispatcher.
+const CONVERSIONS_PER_STEP: usize = 64;
+
 impl StreamBuffer {
     pub(super) async fn open_reader(
         &self,
@@ -21,6 +24,7 @@ impl StreamBuffer {
         options: &Arc<FeedOptions>,
         start: Start,
     ) -> Result<Opened, OpenError> {
+        self.convert_seeds(&filters, options).await;
         // Join before asking the archive; otherwise events that arrive meanwhile would be lost.
         let mut cursor = self.join(filters, options)?;
         let mut snapshot = None;
@@ -52,6 +56,22 @@ impl StreamBuffer {
             outcome,
             snapshot,
         })
+    }
+
+    /// Converts the events in memory that a new feed of another version has, before they are needed
+    /// under the lock. The task yields from time to time: a conversion takes microseconds, and there
+    /// may be thousands.
+    async fn convert_seeds(&self, filters: &FilterSet, options: &Arc<FeedOptions>) {
+        let Some(converter) = &options.converter else {
+            return;
+        };
+        let seeds = self.lock().seeds(filters, options);
+        for some in seeds.chunks(CONVERSIONS_PER_STEP) {
+            for encoded in some {
+                let _made = encoded.convert(converter);
+            }
+            tokio::task::yield_now().await;
+        }
     }
 
     /// Creates a reader at the head.

@@ -5,7 +5,7 @@
 //! recreated, restored, or its oldest messages expired) it starts a new epoch. Each call locks the
 //! buffer once and wakes readers after the lock is released.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -38,6 +38,7 @@ pub fn channel(
         replay_pool,
         snapshots: Snapshots::default(),
         pending: AtomicU64::new(0),
+        has_converters: AtomicBool::new(false),
         state: Mutex::new(State::new(limits)),
     });
     let evictable: Arc<dyn Evict> = buffer.clone();
@@ -160,6 +161,7 @@ impl StreamWriter {
             .into_iter()
             .map(|event| EncodedEvent::new(event, &self.buffer.budget))
             .collect();
+        self.buffer.convert_ahead(&encoded);
         let encodings = self
             .buffer
             .lock()

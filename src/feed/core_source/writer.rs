@@ -279,6 +279,11 @@ impl CoreWriter {
         for group in self.deliveries.chunk_by(|one, next| one.feed == next.feed) {
             let CoreFeed { lease, dedup, .. } = &mut self.feeds[group[0].feed];
             let feed = lease.feed();
+            if feed.options.converter.is_some() {
+                // Before the lock: readers wait for it.
+                let events = group.iter().filter_map(|one| self.batch[one.item].event());
+                events.for_each(|encoded| feed.options.prepare(encoded));
+            }
             let mut state = feed.lock();
             dedup.evict_through(state.window.floor());
             let before = state.window.end();
@@ -306,10 +311,7 @@ impl CoreWriter {
                 state.subscribers.notify(feed, &mut self.wake_list);
             }
         }
-        encodings.encode_further(|nth| match self.batch.get(nth)? {
-            BatchItem::Event { encoded, .. } => Some(encoded),
-            BatchItem::Gap(..) => None,
-        });
+        encodings.encode_further(|nth| self.batch.get(nth)?.event());
         // Evicted memory is released only when the last reference is dropped.
         self.batch.clear();
         self.deliveries.clear();
@@ -391,6 +393,13 @@ impl BatchItem {
         match self {
             Self::Event { encoded, .. } => encoded.event.position.seq,
             Self::Gap(_, position) => position.seq,
+        }
+    }
+
+    fn event(&self) -> Option<&Arc<EncodedEvent>> {
+        match self {
+            Self::Event { encoded, .. } => Some(encoded),
+            Self::Gap(..) => None,
         }
     }
 

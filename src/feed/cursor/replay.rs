@@ -1,14 +1,16 @@
 //! Reading from the archive until the cursor has reached the window.
 
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use super::{Cursor, Read};
 use crate::event::Position;
+use crate::feed::encoded::EncodedEvent;
 use crate::feed::read_policy::ReadPolicy;
 use crate::feed::replay::member::ReplayProgress;
 use crate::feed::subscribers::Subscriber;
 use crate::feed::window::Window;
-use crate::feed::{Batch, Gap, GapReason, Item, Throttle};
+use crate::feed::{Batch, FeedOptions, Gap, GapReason, Item, Throttle};
 
 impl Cursor {
     /// Reads with a replay session until the window is reached. `Pending` with `self.replay` unset
@@ -37,26 +39,16 @@ impl Cursor {
             };
             let (mut bytes, mut last) = (0, None);
             let progress = if is_current {
-                member.poll(floor, context.waker(), |encoded| {
-                    let (encoding, tier) = (
-                        feed.options.encoding(encoded),
-                        feed.options.tier(&encoded.event),
-                    );
-                    let position = encoded.event.position;
-                    last = Some(position);
-                    bytes += encoding.len();
-                    batch.push(Item::Event {
-                        encoding,
-                        position,
-                        tier,
-                        is_end: feed.options.ends(&encoded.event),
-                        received: encoded.event.received,
-                    });
+                member.poll(floor, context.waker(), |stored| {
+                    let item = item(&feed.options, stored);
+                    last = Some(stored.event.position);
+                    bytes += encoded_bytes(&item);
+                    batch.push(item);
                     // Events of a page cannot be skipped: the tier of the next one is not known.
                     if let Some(throttle) = &mut policy.throttle {
                         throttle.record();
                     }
-                    let is_end = feed.options.ends(&encoded.event);
+                    let is_end = feed.options.ends(&stored.event);
                     !is_end && bytes < policy.budget && is_ready(&mut policy.throttle)
                 })
             } else {
@@ -126,6 +118,39 @@ impl Subscriber {
         self.offset = window.end_offset();
         batch.push(self.gap(Gap::uncounted(GapReason::Recreated)));
         true
+    }
+}
+
+/// Returns an event of a page as the feed shows it: a gap, if its payload has no form in the version
+/// of the feed.
+fn item(options: &FeedOptions, stored: &Arc<EncodedEvent>) -> Item {
+    let Some(converter) = &options.converter else {
+        return shown(options, stored);
+    };
+    let position = stored.event.position;
+    options.converted(converter, stored).map_or(
+        Item::Gap {
+            gap: Gap::CONVERSION,
+            position,
+        },
+        |converted| shown(options, &converted),
+    )
+}
+
+fn shown(options: &FeedOptions, encoded: &EncodedEvent) -> Item {
+    Item::Event {
+        encoding: options.encoding(encoded),
+        position: encoded.event.position,
+        tier: options.tier(&encoded.event),
+        is_end: options.ends(&encoded.event),
+        received: encoded.event.received,
+    }
+}
+
+fn encoded_bytes(item: &Item) -> usize {
+    match item {
+        Item::Event { encoding, .. } => encoding.len(),
+        Item::Copied { .. } | Item::Gap { .. } => 0,
     }
 }
 

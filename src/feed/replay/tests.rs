@@ -49,6 +49,7 @@ fn event(tag: SourceTag, seq: u64) -> Event {
         name: None,
         tier: None,
         is_end: false,
+        version: None,
         message_id: None,
         data: format!("{seq}").into(),
         received: std::time::Instant::now(),

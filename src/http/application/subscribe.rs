@@ -32,6 +32,7 @@ use crate::http::request::rejection_code::RejectionCode;
 use crate::http::request::request::{self, AuthenticatedRequest, Caller, is_browser};
 use crate::http::request::resolve::ClientId;
 use crate::http::request::revoked::RevocationCheck;
+use crate::http::request::version::version;
 use crate::http::route::{Routes, SubscribeRoutes};
 use crate::subject::Filter;
 
@@ -121,6 +122,7 @@ async fn open(asking: &Asking<'_>, subscription: Subscription) -> Result<Answer,
         // The application has authenticated the client, by its own means.
         principal: Principal::Anonymous,
     };
+    let version = version(route, &asked.request, framing)?;
     let client = ClientId::new(client, asked.request.remote);
     check.client(&asked, &client).map_err(as_stream)?;
     let requested = RequestedStream {
@@ -128,7 +130,7 @@ async fn open(asking: &Asking<'_>, subscription: Subscription) -> Result<Answer,
         framing,
         handshake: None,
         filters,
-        options: route.options(framing).clone(),
+        options: route.options(framing, version).clone(),
         client,
         expiry,
     };
@@ -238,8 +240,8 @@ fn add_kept(asking: &Asking<'_>, fields: &HeaderMap, answer: &mut HeaderMap) {
     let Some(route) = asking.subscribe.all() else {
         return;
     };
-    if route.config.framings.len() > 1 {
-        // Caches must not serve the answer in one framing to a client of another.
+    if route.varies_by_accept() {
+        // Caches must not serve the answer in one framing or version to a client of another.
         answer.append(VARY, HeaderValue::from_static("accept"));
     }
     if !answer.contains_key(ACCESS_CONTROL_ALLOW_ORIGIN) {

@@ -9,6 +9,7 @@
 //!   request       variables, Last-Event-ID, browser detection
 //!   open_stream   the event stream, once its subjects and client are known
 //!   negotiate     framing, by Accept
+//!   version       version of the payloads, by query or Accept
 //!   client_address  through trusted proxies
 //!   target        scheme, host, path and query, through trusted proxies
 //!   cors          headers for other origins
@@ -43,3 +44,4 @@ pub(in crate::http) mod revoked;
 pub(in crate::http) mod target;
 mod tickets;
 pub(in crate::http) mod upgrade;
+pub(in crate::http) mod version;

@@ -19,7 +19,7 @@ struct Match {
 
 /// Weight of a media range in thousandths; 0: not acceptable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Quality(u16);
+pub(super) struct Quality(u16);
 
 /// Form of a media range, from `*/*` to `type/subtype`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -73,7 +73,7 @@ fn best_match(ranges: &[&[u8]], media_type: &str) -> Option<Match> {
 }
 
 /// Returns the weight if the parameter is one.
-fn weight(parameter: &[u8]) -> Option<Quality> {
+pub(super) fn weight(parameter: &[u8]) -> Option<Quality> {
     let (name, value) = parameter.split_at_checked(1)?;
     let value = value.trim_ascii_start().strip_prefix(b"=")?;
     if name.eq_ignore_ascii_case(b"q") {
@@ -84,8 +84,8 @@ fn weight(parameter: &[u8]) -> Option<Quality> {
 }
 
 impl Quality {
-    const ZERO: Self = Self(0);
-    const ONE: Self = Self(1000);
+    pub(super) const ZERO: Self = Self(0);
+    pub(super) const ONE: Self = Self(1000);
 
     /// Parses `0.25`. Digits after the third are ignored, and more than 1 is 1.
     fn parse(text: &[u8]) -> Option<Self> {
@@ -123,7 +123,7 @@ impl Specificity {
 }
 
 /// Splits a list at a separator, but not within quoted strings, and trims its elements.
-fn split(list: &[u8], separator: u8) -> impl Iterator<Item = &[u8]> {
+pub(super) fn split(list: &[u8], separator: u8) -> impl Iterator<Item = &[u8]> {
     let (mut is_quoted, mut is_escaped) = (false, false);
     list.split(move |byte| {
         if std::mem::take(&mut is_escaped) {

@@ -27,6 +27,7 @@ use super::request::{AuthenticatedRequest, Caller, is_browser};
 use super::resolve::ClientId;
 use super::revoked::RevocationCheck;
 use super::upgrade::Handshake;
+use super::version::put_version;
 use crate::auth;
 use crate::encoding::Framing;
 use crate::feed::OpenError;
@@ -106,6 +107,9 @@ pub(in crate::http) async fn open_stream(
     match &handshake {
         Some(handshake) => head = handshake.head(),
         None => event_stream_head(head.headers_mut(), framing, protocol, close),
+    }
+    if let Some(version) = options.version() {
+        put_version(route, version, head.headers_mut());
     }
     if method == Method::HEAD {
         return Ok(Answer::Text(head.map(|()| Bytes::new())));

@@ -41,6 +41,10 @@ rejection_codes! {
     BadHandshake,
     /// The `Origin` of a WebSocket is neither that of the request nor in `cors.origins`.
     OriginNotAllowed,
+    /// The route does not support the version that the client asks for.
+    VersionNotSupported,
+    /// The sunset of the version that the client asks for is over.
+    VersionGone,
     /// A variable of the route has no value, or one that cannot be part of a subject.
     BadVariable,
     /// A requested subject is not a valid NATS subject.

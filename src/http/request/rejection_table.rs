@@ -52,6 +52,18 @@ impl RejectionCode {
                 "this route allows no WebSocket of pages of this origin",
                 "add the origin to `cors.origins` of the route",
             ),
+            Self::VersionNotSupported => Row::permanent(
+                Status::NOT_ACCEPTABLE,
+                "version_not_supported",
+                "the route does not support the version",
+                "ask for a version that the message names, or for none: see `versions` of the route",
+            ),
+            Self::VersionGone => Row::permanent(
+                Status::GONE,
+                "version_gone",
+                "the version is no longer available",
+                "update the client to the current version of the payloads",
+            ),
             Self::BadVariable => Row::permanent(
                 Status::BAD_REQUEST,
                 "bad_variable",

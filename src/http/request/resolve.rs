@@ -14,7 +14,7 @@ use super::rejection_code::RejectionCode;
 use super::request::AuthenticatedRequest;
 use crate::auth::Principal;
 use crate::encoding::Framing;
-use crate::event::EventName;
+use crate::event::{EventName, Version};
 use crate::feed::FeedOptions;
 use crate::http::route::Route;
 use crate::http::stream_options::StreamOptions;
@@ -67,9 +67,10 @@ impl Route {
     pub(in crate::http) fn feed_options(
         &self,
         framing: Framing,
+        version: Option<Version>,
         request: &AuthenticatedRequest<'_>,
     ) -> Result<StreamOptions, Rejection> {
-        let options = self.options(framing);
+        let options = self.options(framing, version);
         let Some(event) = self
             .config
             .event

@@ -32,6 +32,7 @@ use super::revoked::RevocationCheck;
 use super::target::TargetParts;
 use super::tickets;
 use super::upgrade::{self, Handshake};
+use super::version::version;
 use crate::encoding::Framing;
 use crate::http::context::Context;
 use crate::http::route::{RouteMatch, Routes};
@@ -74,8 +75,8 @@ async fn answer_on_route<B: Sync>(
     };
     let Some(route) = route else { return answer };
     let headers = answer.headers_mut();
-    if route.config.framings.len() > 1 {
-        // Caches must not serve the answer in one framing to a client of another.
+    if route.varies_by_accept() {
+        // Caches must not serve the answer in one framing or version to a client of another.
         headers.append(VARY, HeaderValue::from_static("accept"));
     }
     if request.method() == Method::OPTIONS {
@@ -135,6 +136,7 @@ async fn respond<B: Sync>(
         let target = parts.target(request.headers(), asked.remote, None);
         upgrade::check_origin(request.headers(), &target, &route.config.cors)?;
     }
+    let version = version(route, &asked, framing)?;
     // The data of an extended CONNECT is no body: it has the client's messages.
     if has_body && request.method() != Method::CONNECT {
         return Err(RejectionCode::UnexpectedBody.into());
@@ -148,7 +150,7 @@ async fn respond<B: Sync>(
     let authenticated = authenticate(context, routes, route, parts, asked).await;
     let asked = authenticated.map_err(as_stream)?;
     let filters = route.filters(&asked, routes.config.subjects_per_request_max)?;
-    let options = route.feed_options(framing, &asked)?;
+    let options = route.feed_options(framing, version, &asked)?;
     let client = route.client(&asked)?;
     check.client(&asked, &client).map_err(as_stream)?;
     let requested = RequestedStream {

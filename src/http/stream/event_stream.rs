@@ -49,7 +49,9 @@ use super::write_batch::{BATCH_BYTES, WriteBatch, Written};
 use crate::encoding::{Encoder, Encoding, Framing};
 use crate::event::Position;
 use crate::event::id::Joined;
-use crate::feed::{Cursor, DirectSink, Item, Read, ReadPolicy, Shedder, SnapshotReader, Throttle};
+use crate::feed::{
+    Cursor, DirectSink, Item, Read, ReadPolicy, Shedder, SnapshotReader, StateItem, Throttle,
+};
 use crate::http::config::CloseStyle;
 use crate::http::context::Context;
 use crate::limit::clients::Limit;
@@ -236,27 +238,38 @@ impl EventStream {
     /// Writes the next events of the state, and after the last one the position.
     fn write_snapshot(&mut self, out: &mut WriteBatch) {
         let encoder = self.encoder();
-        let Some(once) = &mut self.once else { return };
-        let Some(snapshot) = &mut once.snapshot else {
-            return;
-        };
         while out.bytes < BATCH_BYTES {
-            let Some((encoding, received)) = snapshot.next() else {
-                once.snapshot = None;
-                if once.renewal.is_none() {
-                    self.once = None;
+            let once = self.once.as_mut();
+            match once.and_then(|once| once.snapshot.as_mut()?.next()) {
+                Some(StateItem::Event { encoding, received }) => {
+                    out.count(1, received);
+                    out.write(|bytes| encoder.put_state(bytes, &encoding.shared()));
                 }
-                let positions = self.positions();
-                out.write(|bytes| encoder.put_synced(bytes, &Joined(&positions)));
-                break;
-            };
-            out.count(1, received);
-            out.write(|bytes| encoder.put_state(bytes, &encoding.shared()));
+                Some(StateItem::Gap(gap)) => {
+                    out.write(|bytes| self.put_gap(bytes, gap, None));
+                    let positions = self.positions();
+                    self.report_gap(gap, Some(0), &positions);
+                }
+                None => {
+                    self.end_snapshot(out);
+                    break;
+                }
+            }
         }
         let now = compact_time::now();
         self.last_write = self.state.clock.at(now);
         self.last_id = self.last_write;
         out.stats.batched_at = Some(now);
+    }
+
+    /// Writes the position of the client that has received the whole state.
+    fn end_snapshot(&mut self, out: &mut WriteBatch) {
+        self.once = self.once.take().filter(|once| once.renewal.is_some());
+        if let Some(once) = &mut self.once {
+            once.snapshot = None;
+        }
+        let (encoder, positions) = (self.encoder(), self.positions());
+        out.write(|bytes| encoder.put_synced(bytes, &Joined(&positions)));
     }
 
     /// Returns the reason if the event stream ends and no event is pending.

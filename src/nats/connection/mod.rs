@@ -34,9 +34,9 @@ pub(crate) use supervisor::Supervisor;
 use transport::Transport;
 
 use super::config::Config;
+use crate::event::PAYLOAD_BYTES_MAX;
 use crate::lifecycle::backoff::{Backoff, Jitter};
 use crate::lifecycle::health::Health;
-use crate::nats::decode::message::PAYLOAD_BYTES_MAX;
 use crate::telemetry::Metrics;
 
 /// A server address that cannot be parsed.

@@ -23,6 +23,7 @@ pub(crate) struct EventDecoder {
     received: IntCounter,
     name: IntCounter,
     tier: IntCounter,
+    version: IntCounter,
     oversize: IntCounter,
     status: IntCounter,
     duplicate: IntCounter,
@@ -40,6 +41,7 @@ impl EventDecoder {
             received: metrics.events_received_total.with_label_values(&[source]),
             name: rejected("event_name"),
             tier: rejected("tier"),
+            version: rejected("version"),
             oversize: rejected("oversize"),
             status: rejected("status"),
             duplicate: rejected("duplicate"),
@@ -95,6 +97,9 @@ impl EventDecoder {
         }
         if decoded.is_tier_invalid {
             self.tier.inc();
+        }
+        if decoded.is_version_invalid {
+            self.version.inc();
         }
         decoded.event.map_or_else(
             || {

@@ -1,8 +1,9 @@
 //! Conversion of a NATS message into an event: pure, total, and without panics on any input.
 //!
-//! Headers used: `Sidestream-Event` (event name), `Sidestream-Priority` (tier), `Sidestream-End` (end
-//! of a finite event stream), `Nats-Msg-Id` (deduplication of core messages), and the removal markers of KV buckets and of nats-server. An
-//! invalid name or tier is ignored and counted. A payload above [`PAYLOAD_BYTES_MAX`] gives no
+//! Headers used: `Sidestream-Event` (event name), `Sidestream-Priority` (tier), `Sidestream-Version`
+//! (version of the payload), `Sidestream-End` (end of a finite event stream), `Nats-Msg-Id`
+//! (deduplication of core messages), and the removal markers of KV buckets and of nats-server. An
+//! invalid name, tier or version is ignored and counted. A payload above [`PAYLOAD_BYTES_MAX`] gives no
 //! event, and the caller reports a gap. [`AckInfo`] parses the reply subject of a JetStream
 //! delivery.
 
@@ -13,16 +14,14 @@ use async_nats::{HeaderMap, Message};
 use bytes::Bytes;
 use serde_json::json;
 
-use crate::event::{Event, EventName, Position, Tier};
-
-/// The largest payload that becomes an event, in bytes. NATS itself recommends at most 8 MiB. An
-/// event is written to a client in one piece, so a larger one would delay all events after it.
-pub(crate) const PAYLOAD_BYTES_MAX: usize = 8 << 20;
+use crate::event::{Event, EventName, PAYLOAD_BYTES_MAX, Position, Tier, Version};
 
 /// Header with the event name.
 const NAME: &str = "Sidestream-Event";
 /// Header with the tier.
 const TIER: &str = "Sidestream-Priority";
+/// Header with the version of the payload.
+const VERSION: &str = "Sidestream-Version";
 
 /// Header of the message that ends a finite event stream, with the value [`TRUE`].
 const END: &str = "Sidestream-End";
@@ -49,6 +48,8 @@ pub(crate) struct MessageFields<'a> {
     pub(crate) tier: Option<&'a str>,
     /// The message has the header [`END`].
     pub(crate) is_end: bool,
+    /// The header [`VERSION`].
+    pub(crate) version: Option<&'a str>,
     /// The header [`ID`] of a message that was not stored: JetStream deduplicates stored messages
     /// itself.
     pub(crate) id: Option<&'a str>,
@@ -82,6 +83,7 @@ impl<'a> MessageFields<'a> {
             name: header(NAME),
             tier: header(TIER),
             is_end: header(END) == Some(TRUE),
+            version: header(VERSION),
             id: None,
             removed: removed.filter(is_removal),
             payload,
@@ -144,6 +146,8 @@ pub(crate) struct Decoded {
     pub(crate) is_name_invalid: bool,
     /// The publisher's tier does not exist.
     pub(crate) is_tier_invalid: bool,
+    /// The publisher's version is not a number.
+    pub(crate) is_version_invalid: bool,
 }
 
 /// Creates an event from a message.
@@ -162,6 +166,8 @@ pub(crate) fn to_event(
     let tier = fields.tier.and_then(Tier::parse);
     let is_name_invalid = fields.name.is_some() && name.is_none();
     let is_tier_invalid = fields.tier.is_some() && tier.is_none();
+    let version = fields.version.and_then(Version::parse);
+    let is_version_invalid = fields.version.is_some() && version.is_none();
     let event =
         (fields.payload.len() <= PAYLOAD_BYTES_MAX && fields.dropped_bytes == 0).then(|| Event {
             position,
@@ -169,6 +175,7 @@ pub(crate) fn to_event(
             name,
             tier,
             is_end: fields.is_end,
+            version,
             message_id: fields.id.map(Box::from),
             data: match fields.removed {
                 // Copied: a slice would keep the client's read buffer of 64 KiB alive for a hundred
@@ -184,6 +191,7 @@ pub(crate) fn to_event(
         event,
         is_name_invalid,
         is_tier_invalid,
+        is_version_invalid,
     }
 }
 

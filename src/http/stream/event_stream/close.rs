@@ -67,7 +67,9 @@ impl EventStream {
         let close = self.final_reason();
         let state = &self.state;
         let protocol = state.peer.protocol;
-        state.route.metrics.closed(protocol, state.framing, close);
+        let (framing, version) = (state.framing, state.version);
+        let metrics = &state.route.metrics;
+        metrics.closed(protocol, framing, version, close);
         let sent = state.totals();
         let lag = state.lag();
         let positions = self.positions();

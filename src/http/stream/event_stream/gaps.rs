@@ -53,13 +53,17 @@ impl EventStream {
 
     /// Appends the report of a gap. With an id the client can resume right after it.
     pub(super) fn put_gap(&self, out: &mut BytesMut, gap: Gap, id: Option<&[Position]>) {
-        let notice = GapNotice {
-            reason: gap.reason.as_str(),
-            missed: gap.missed,
-            resume: gap.reason.resume(),
-        };
         let id = id.map(Joined);
         let id = id.as_ref().map(|id| id as &dyn Display);
-        self.encoder().put_gap(out, notice, id);
+        self.encoder().put_gap(out, notice(gap), id);
+    }
+}
+
+/// Returns a gap as clients are notified of it.
+pub(super) fn notice(gap: Gap) -> GapNotice {
+    GapNotice {
+        reason: gap.reason.as_str(),
+        missed: gap.missed,
+        resume: gap.reason.resume(),
     }
 }

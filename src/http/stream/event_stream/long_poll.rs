@@ -25,12 +25,13 @@ use std::time::Duration;
 use bytes::{BufMut as _, Bytes, BytesMut};
 use tokio::time::{Instant, Sleep};
 
+use super::gaps::notice;
 use super::{EventStream, Step};
 use crate::encoding::Framing;
 use crate::event::Position;
 use crate::event::id::Joined;
-use crate::feed::SnapshotReader;
 use crate::feed::snapshot::Document;
+use crate::feed::{Gap, SnapshotReader, StateItem};
 use crate::http::stream::compact_time;
 use crate::http::stream::write_batch::{BATCH_BYTES, WriteBatch, WriteStats, Written};
 use crate::presence::CloseReason;
@@ -130,6 +131,10 @@ impl EventStream {
             self.once.as_mut()?.snapshot = Some(reader);
             return None;
         };
+        let positions = self.positions();
+        for _ in 0..document.gaps {
+            self.report_gap(Gap::CONVERSION, Some(0), &positions);
+        }
         self.end(CloseReason::Answered);
         self.record_written(Written {
             stats: WriteStats {
@@ -188,8 +193,11 @@ pub(super) async fn state_document(
         let mut answer = Answer::new();
         answer.put(|out| encoder.put_snapshot(out));
         let mut pause = BATCH_BYTES;
-        for (encoding, _) in events {
-            answer.put(|out| encoder.put_state(out, &encoding.shared()));
+        for item in events {
+            answer.put(|out| match item {
+                StateItem::Event { encoding, .. } => encoder.put_state(out, &encoding.shared()),
+                StateItem::Gap(gap) => encoder.put_gap(out, notice(gap), None),
+            });
             if answer.bytes.len() > bytes_max {
                 return None;
             }

@@ -223,7 +223,7 @@ impl EventStream {
             opening.route,
             client,
             opening.peer,
-            opening.framing,
+            (opening.framing, opening.options.version()),
             sources.cursors.iter().map(Cursor::probe).collect(),
             id.is_some() || beginning.begin.is_some(),
         ));
@@ -292,11 +292,9 @@ impl EventStream {
             snapshot,
             renewal,
         }));
-        stream
-            .state
-            .route
-            .metrics
-            .opened(stream.state.peer.protocol, stream.state.framing);
+        let state = &stream.state;
+        let metrics = &state.route.metrics;
+        metrics.opened(state.peer.protocol, state.framing, state.version);
         stream
     }
 

@@ -87,7 +87,7 @@ impl Fixture {
         let route = self.context.routes().find("/a").unwrap().route.clone();
         let opening = Opening {
             framing: Framing::Sse,
-            options: route.options(Framing::Sse).clone(),
+            options: route.options(Framing::Sse, None).clone(),
             route,
             filters: vec![FilterSet::new([Filter::parse("a").unwrap()])],
             last_event_id: None,
@@ -118,6 +118,7 @@ impl Fixture {
             name: None,
             tier: None,
             is_end: false,
+            version: None,
             message_id: None,
             data: format!("event {seq}").into(),
             received: Instant::now(),
