@@ -26,7 +26,7 @@ mod take;
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 
-use crate::event::Position;
+use crate::event::{Position, Version};
 
 use super::batch::Batch;
 use super::dispatch;
@@ -95,6 +95,13 @@ impl Cursor {
 
     pub(super) fn feed(&self) -> &Feed {
         &self.feed
+    }
+
+    /// Version of the payloads, if the feed converts them.
+    #[must_use]
+    pub fn version(&self) -> Option<Version> {
+        let converter = self.feed.options.converter.as_ref()?;
+        Some(converter.target())
     }
 
     /// Position after which every event is in the window.

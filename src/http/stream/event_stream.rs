@@ -47,8 +47,8 @@ use super::state::StreamState;
 use super::throttle::{ClientLimits, ThrottlePass};
 use super::write_batch::{BATCH_BYTES, WriteBatch, Written};
 use crate::encoding::{Encoder, Encoding, Framing};
-use crate::event::Position;
 use crate::event::id::Joined;
+use crate::event::{Position, Version};
 use crate::feed::{
     Cursor, DirectSink, Item, Read, ReadPolicy, Shedder, SnapshotReader, StateItem, Throttle,
 };
@@ -137,6 +137,11 @@ impl EventStream {
     /// Returns the encoder of its framing.
     fn encoder(&self) -> &'static dyn Encoder {
         self.state.framing.encoder()
+    }
+
+    /// Returns the version of the payloads, if the route has versions: that of its feeds.
+    fn version(&self) -> Option<Version> {
+        self.cursors.first()?.version()
     }
 
     /// Joins the group of its HTTP/2 connection.

@@ -27,7 +27,7 @@ use smallvec::SmallVec;
 use super::compact_time::{self, CompactInstant, StreamClock};
 use super::write_batch::Written;
 use crate::encoding::Framing;
-use crate::event::{EventId, Version};
+use crate::event::EventId;
 use crate::feed::CursorProbe;
 use crate::http::route::Route;
 use crate::net::AddressText;
@@ -85,8 +85,6 @@ pub(in crate::http) struct StreamState {
     pub(in crate::http) can_come_back: bool,
     pub(in crate::http) peer: Peer,
     pub(in crate::http) framing: Framing,
-    /// Version of the payloads, if the route has versions.
-    pub(in crate::http) version: Option<Version>,
     probes: SmallVec<[CursorProbe; 1]>,
     /// Milliseconds of Unix time.
     opened: u64,
@@ -139,7 +137,7 @@ impl StreamState {
         route: Arc<Route>,
         client: Client,
         peer: Peer,
-        (framing, version): (Framing, Option<Version>),
+        framing: Framing,
         probes: SmallVec<[CursorProbe; 1]>,
         is_resuming: bool,
     ) -> Self {
@@ -162,7 +160,6 @@ impl StreamState {
             can_come_back: client.can_come_back,
             peer,
             framing,
-            version,
             probes,
             opened: unix_millis(SystemTime::now()),
             clock: StreamClock::now(),

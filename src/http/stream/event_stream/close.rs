@@ -67,9 +67,8 @@ impl EventStream {
         let close = self.final_reason();
         let state = &self.state;
         let protocol = state.peer.protocol;
-        let (framing, version) = (state.framing, state.version);
         let metrics = &state.route.metrics;
-        metrics.closed(protocol, framing, version, close);
+        metrics.closed(protocol, state.framing, self.version(), close);
         let sent = state.totals();
         let lag = state.lag();
         let positions = self.positions();

@@ -223,7 +223,7 @@ impl EventStream {
             opening.route,
             client,
             opening.peer,
-            (opening.framing, opening.options.version()),
+            opening.framing,
             sources.cursors.iter().map(Cursor::probe).collect(),
             id.is_some() || beginning.begin.is_some(),
         ));
@@ -294,7 +294,7 @@ impl EventStream {
         }));
         let state = &stream.state;
         let metrics = &state.route.metrics;
-        metrics.opened(state.peer.protocol, state.framing, state.version);
+        metrics.opened(state.peer.protocol, state.framing, stream.version());
         stream
     }
 
