@@ -27,7 +27,7 @@ use crate::http::Routes;
 use crate::http::config::{Delivery, SourceConfig};
 use crate::lifecycle::shutdown::{self, Token, Trigger};
 use crate::nats::{Nats, StreamConfig};
-use crate::subject::{Filter, FilterSet};
+use crate::subject::{BucketName, Filter, FilterSet};
 use crate::telemetry::Metrics;
 
 /// All sources of the process.
@@ -68,6 +68,7 @@ pub(super) struct NewSources(Vec<Arc<dyn Source>>);
 /// Requirements of all routes on one stream.
 #[derive(Clone)]
 struct Wanted {
+    bucket: Option<BucketName>,
     identity: Option<String>,
     delivery: Delivery,
     filters: FilterSet,
@@ -150,22 +151,23 @@ impl Sources {
 
     fn follow(&self, stream: &str, wanted: Wanted) -> Followed {
         let Wanted {
+            bucket,
             identity,
             filters,
             limits,
             delivery,
         } = wanted.clone();
-        let archive = self.nats.archive(stream, identity.as_deref(), &filters);
-        let past = ArchiveAccess {
-            archive,
-            reach: filters.clone(),
-            replays: self.replays.clone(),
-        };
         let followed = StreamConfig {
             name: stream.to_owned(),
+            bucket,
             filters,
             identity,
             window: limits,
+        };
+        let past = ArchiveAccess {
+            archive: self.nats.archive(&followed),
+            reach: followed.filters.clone(),
+            replays: self.replays.clone(),
         };
         let (stop, stopped) = shutdown::channel();
         let source: Arc<dyn Source> = match delivery {
@@ -327,7 +329,8 @@ impl Retired {
 impl Wanted {
     /// True if one source serves both; the limits may differ.
     fn is_followed_as(&self, other: &Self) -> bool {
-        self.identity == other.identity
+        self.bucket == other.bucket
+            && self.identity == other.identity
             && self.delivery == other.delivery
             && self.filters == other.filters
     }
@@ -352,8 +355,9 @@ fn wanted(config: &Config) -> HashMap<String, Wanted> {
                     limits.bytes = limits.bytes.max(route.window.bytes);
                     limits.age = limits.age.max(route.window.age);
                 })
-                // The configuration check ensures that all routes agree on identity and delivery.
+                // The configuration check ensures that all routes agree on the rest.
                 .or_insert_with(|| Wanted {
+                    bucket: source.bucket.clone(),
                     identity: source.identity.clone(),
                     delivery: source.delivery,
                     filters: FilterSet::new([]),

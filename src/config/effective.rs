@@ -364,7 +364,8 @@ fn format_time(time: SystemTime) -> Option<String> {
 
 fn source(source: &SourceConfig) -> Value {
     json!({
-        "stream": source.stream,
+        "stream": source.stream.as_ref().filter(|_| source.bucket.is_none()),
+        "bucket": source.bucket.as_ref().map(BucketName::as_str),
         "identity": source.identity,
         "delivery": match source.delivery { Delivery::Shared => "shared", Delivery::Republish => "republish" },
         "subjects": source.subjects.iter().map(|subject| subject.as_str()).collect::<Vec<_>>(),

@@ -353,6 +353,8 @@ impl PathTemplate {
 pub struct SourceConfig {
     /// Name of the JetStream stream. `None`: core NATS.
     pub stream: Option<String>,
+    /// KV bucket of the stream, if its keys are the subjects.
+    pub bucket: Option<BucketName>,
     /// Name in event ids instead of the stream's name and creation time.
     pub identity: Option<String>,
     /// Delivery of the events of a JetStream stream.

@@ -40,7 +40,7 @@ use crate::feed::{
 };
 use crate::lifecycle::shutdown::Token;
 use crate::presence::{PresenceStore, StreamTable};
-use crate::subject::{BucketName, FilterSet};
+use crate::subject::BucketName;
 use client::Inner;
 use core::subscriptions::CoreSubscriptions;
 use history::JetStreamArchive;
@@ -168,15 +168,9 @@ impl Nats {
         self.0.health.retire(&check_name(stream));
     }
 
-    /// History of a stream: the messages that JetStream retains. `identity` replaces the stream's
-    /// creation time in event ids. `filters` is the union of all filters that can be read.
+    /// History of a stream: the messages that JetStream retains.
     #[must_use]
-    pub fn archive(
-        &self,
-        name: &str,
-        identity: Option<&str>,
-        filters: &FilterSet,
-    ) -> Arc<dyn Archive> {
-        Arc::new(JetStreamArchive::new(self.clone(), name, identity, filters))
+    pub fn archive(&self, config: &StreamConfig) -> Arc<dyn Archive> {
+        Arc::new(JetStreamArchive::new(self.clone(), config))
     }
 }

@@ -24,6 +24,18 @@ impl BucketName {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// Name of the bucket's stream.
+    #[must_use]
+    pub fn stream(&self) -> String {
+        format!("KV_{}", self.0)
+    }
+
+    /// Subject of a message, without the key at its end.
+    #[must_use]
+    pub fn subject_prefix(&self) -> String {
+        format!("$KV.{}.", self.0)
+    }
 }
 
 #[cfg(test)]

@@ -86,6 +86,13 @@ impl Filter {
         Ok(Self(Arc::from(text)))
     }
 
+    /// Filter for a request to NATS: of subjects that begin with this prefix, which can be reserved. It
+    /// selects no message here.
+    #[must_use]
+    pub fn prefixed(&self, prefix: &str) -> Self {
+        Self(Arc::from(format!("{prefix}{}", self.0)))
+    }
+
     /// The filter in NATS syntax.
     #[must_use]
     pub fn as_str(&self) -> &str {

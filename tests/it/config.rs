@@ -567,6 +567,56 @@ fn an_excerpt_shows_values_that_are_not_secret() {
 }
 
 #[test]
+fn a_bucket_is_a_stream_with_its_keys_that_begins_with_the_state() {
+    let route = |keys: &str| format!("routes: [{{ path: /a, sources: [{{ bucket: b{keys} }}] }}]");
+    let effective = effective(&parsed(&route("")).unwrap());
+    assert_eq!(at(&effective, "routes[0].begin").unwrap(), "latest");
+    let source = at(&effective, "routes[0].sources[0]").unwrap();
+    assert_eq!(
+        (&source["bucket"], &source["stream"]),
+        (&"b".into(), &Value::Null)
+    );
+    assert_eq!(source["subjects"], serde_json::json!([">"]));
+    let live = "routes: [{ path: /a, begin: live, sources: [{ bucket: b }, { subjects: [x] }] }]";
+    let config = parsed(live).unwrap();
+    assert_eq!(
+        config.http.routes[0].sources[0].stream.as_deref(),
+        Some("KV_b")
+    );
+    for (keys, problem) in [
+        (
+            ", stream: S",
+            "a source is a JetStream stream or a KV bucket",
+        ),
+        (
+            ", delivery: republish",
+            "a KV bucket is delivered by one consumer of the pod",
+        ),
+        (", allow: [x.>]", "`subjects` is missing"),
+    ] {
+        let problems = problems(&route(keys));
+        assert!(problems[0].contains(problem), "{problems:?}");
+    }
+    for (text, problem) in [
+        (
+            "routes: [{ path: /a, sources: [{ bucket: b.c }] }]",
+            "a bucket name has 1 to 128 letters",
+        ),
+        (
+            "routes: [{ path: /a, sources: [{ bucket: b }, { stream: S, subjects: [s] }] }]",
+            "the latest state needs one source",
+        ),
+        (
+            "routes: [{ path: /a, sources: [{ bucket: b }] }, { path: /b, sources: [{ stream: KV_b, subjects: [s] }] }]",
+            "this JetStream stream has another `bucket`",
+        ),
+    ] {
+        let problems = problems(text);
+        assert!(problems[0].contains(problem), "{problems:?}");
+    }
+}
+
+#[test]
 fn a_stream_has_one_identity_in_all_sources() {
     let files = |sources: &str| {
         format!(

@@ -8,6 +8,7 @@ use crate::upstream::{Upstream, filter_set};
 use async_nats::jetstream::{self, stream};
 use sidestream::feed::Archive;
 use sidestream::feed::archive::{Page, Pages, Unavailable};
+use sidestream::nats::StreamConfig;
 use testkit::nats::{Nats, create_stream, publish, publish_raw};
 use testkit::wait::{RECOVERY, eventually, within};
 
@@ -36,7 +37,9 @@ impl Fixture {
         let jetstream = server.jetstream().await;
         let stream = create_stream(&jetstream, "A", &["a.>"]).await;
         let upstream = Upstream::connect(&server.url()).await;
-        let archive = upstream.nats.archive("A", None, &filter_set(&["a.>"]));
+        let archive = upstream
+            .nats
+            .archive(&StreamConfig::new("A", filter_set(&["a.>"])));
         upstream.until_ok("nats").await;
         Self {
             server,
@@ -359,8 +362,12 @@ async fn a_mirror_with_the_identity_of_its_origin_has_the_same_positions() {
     .await;
     assert!(mirror.info().await.is_ok());
     let all = filter_set(&["a.>"]);
-    let one = fixture.upstream.nats.archive("A", Some("orders"), &all);
-    let other = fixture.upstream.nats.archive("M", Some("orders"), &all);
+    let [one, other] = ["A", "M"].map(|name| {
+        fixture.upstream.nats.archive(&StreamConfig {
+            identity: Some("orders".to_owned()),
+            ..StreamConfig::new(name, all.clone())
+        })
+    });
     assert_eq!(one.state(0).await.unwrap(), other.state(0).await.unwrap());
     assert_eq!(
         one.fingerprint(5).await.unwrap(),
@@ -382,7 +389,7 @@ async fn a_missing_stream_is_reported_within_seconds() {
     let archive = fixture
         .upstream
         .nats
-        .archive("NOBODY", None, &filter_set(&["n.>"]));
+        .archive(&StreamConfig::new("NOBODY", filter_set(&["n.>"])));
     let Err(Unavailable::Temporary(why)) = archive.state(0).await else {
         panic!("a state of nothing")
     };

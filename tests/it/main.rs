@@ -13,6 +13,7 @@ mod admin;
 mod application;
 mod authentication;
 mod begin;
+mod bucket;
 mod check;
 mod clients;
 mod config;

@@ -67,6 +67,7 @@ async fn a_tailer_begins_with_the_recent_messages() {
     let config = |window| StreamConfig {
         name: "A".into(),
         filters: filter_set(&["a.>"]),
+        bucket: None,
         identity: None,
         window,
     };
@@ -279,6 +280,7 @@ async fn a_quiet_stream_that_was_restored_and_written_again_is_a_gap() {
     let log = upstream.tail_with(StreamConfig {
         name: "A".into(),
         filters: filter_set(&["a.>"]),
+        bucket: None,
         identity: None,
         window,
     });
@@ -526,7 +528,7 @@ async fn limits_of_the_server_and_of_the_stream_are_kept() {
 
     let mut pages = upstream
         .nats
-        .archive("A", None, &filter_set(&["a.>"]))
+        .archive(&StreamConfig::new("A", filter_set(&["a.>"])))
         .read(&filter_set(&["a.>"]), 0);
     let mut read = Vec::new();
     while read.len() < 300 {

@@ -81,6 +81,7 @@ impl Upstream {
         self.tail_with(StreamConfig {
             name: stream.to_owned(),
             filters: filter_set(filters),
+            bucket: None,
             identity: None,
             window: Limits::default(),
         })

@@ -80,6 +80,7 @@ impl Route {
             .map(|filter| SubjectTemplate::parse(&filter.to_string()).unwrap());
         let source = SourceConfig {
             stream: Some("S".to_owned()),
+            bucket: None,
             identity: None,
             delivery: Delivery::Shared,
             subjects: subjects.collect(),

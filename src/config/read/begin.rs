@@ -57,8 +57,8 @@ pub(super) fn check_begin(keys: &MapReader<'_>, route: &RouteConfig) {
     if route.begin == RouteBegin::Latest && !(has_stream && route.sources.len() == 1) {
         keys.error(
             "begin",
-            "the latest state needs one source, and it is a JetStream stream",
-            Some("use one route for each source"),
+            "the latest state needs one source, and it is a JetStream stream or a KV bucket",
+            Some("use one route for each source; with a KV bucket, `latest` is the default"),
         );
     }
     if route.begin_by_client.is_none() {

@@ -22,6 +22,7 @@ use crate::http::config::{
     CloseStyle, Delivery, Expired, PathTemplate, RouteBegin, RouteConfig, SubscribeConfig,
     TICKET_QUERY, Unauthenticated,
 };
+use crate::subject::BucketName;
 
 /// 1000 routes: each has its own metrics, and each request is compared with them one by one.
 const ROUTES_MAX: usize = 1000;
@@ -121,9 +122,10 @@ fn check_hidden(keys: &MapReader<'_>, routes: &[LocatedRoute]) {
     }
 }
 
-/// Identity and delivery of a stream at its first source.
+/// Keys of a stream at its first source.
 struct FirstUse<'r> {
     at: Location,
+    bucket: Option<&'r BucketName>,
     identity: Option<&'r str>,
     delivery: Delivery,
 }
@@ -139,10 +141,12 @@ fn check_streams<'r>(keys: &MapReader<'_>, routes: impl Iterator<Item = &'r Loca
             let identity = source.identity.as_deref();
             let first = known.entry(stream).or_insert(FirstUse {
                 at: *at,
+                bucket: source.bucket.as_ref(),
                 identity,
                 delivery: source.delivery,
             });
             for (key, is_same) in [
+                ("bucket", first.bucket == source.bucket.as_ref()),
                 ("identity", first.identity == identity),
                 ("delivery", first.delivery == source.delivery),
             ] {
@@ -187,7 +191,7 @@ fn route(value: &ValueReader<'_>, rules: RouteRules<'_>) -> Option<LocatedRoute>
         let sources = keys.require("sources", |value| sources(value, scope));
         // The defaults do not depend on the path, so the rest is read even if the path is invalid.
         let any_path = PathTemplate::parse("/any").ok()?;
-        let default = RouteConfig::new(any_path, Vec::new());
+        let default = default(any_path, sources.as_deref());
         let client = keys.nullable("client", default.client.clone(), |value| {
             client(value, scope)
         });
@@ -232,7 +236,7 @@ pub(super) fn subscribe(keys: &mut MapReader<'_>) -> Option<LocatedRoute> {
     };
     let sources = keys.require("sources", subscribe_sources);
     let path = PathTemplate::without_path(SubscribeConfig::LABEL);
-    let default = RouteConfig::new(path, Vec::new());
+    let default = default(path, sources.as_deref());
     let event = keys.nullable("event", None, |value| event(value, scope));
     let options = options(keys, default);
     if options.framings.contains(&Framing::WebSocket) {
@@ -258,6 +262,19 @@ pub(super) fn subscribe(keys: &mut MapReader<'_>) -> Option<LocatedRoute> {
         sources: locations,
         config,
     })
+}
+
+/// Defaults of a route with these sources: a KV bucket begins with its keys.
+fn default(path: PathTemplate, sources: Option<&[LocatedSource]>) -> RouteConfig {
+    let default = RouteConfig::new(path, Vec::new());
+    let mut sources = sources.unwrap_or_default().iter();
+    if !sources.any(|source| source.config.bucket.is_some()) {
+        return default;
+    }
+    RouteConfig {
+        begin: RouteBegin::Latest,
+        ..default
+    }
 }
 
 /// Reads the keys that do not depend on others.

@@ -5,7 +5,9 @@ use crate::config::location::Location;
 use crate::config::reader::ValueReader;
 use crate::config::reader::map::MapReader;
 use crate::http::config::{Delivery, SourceConfig};
-use crate::subject::{Allow, ClaimPath, Covers, Filter, InvalidFilter, SubjectTemplate, Variable};
+use crate::subject::{
+    Allow, BucketName, ClaimPath, Covers, Filter, InvalidFilter, SubjectTemplate, Variable,
+};
 
 /// 4 sources: the id of an event has a position for each, and at most 128 bytes.
 const SOURCES_MAX: usize = 4;
@@ -91,7 +93,7 @@ fn warn_of_duplicates(value: &ValueReader<'_>, sources: &[LocatedSource]) {
     };
     let live = core.config.reach();
     for source in sources {
-        let Some(stream) = &source.config.stream else {
+        let (Some(stream), None) = (&source.config.stream, &source.config.bucket) else {
             continue;
         };
         let overlaps = |one: &Filter| live.iter().any(|other| one.overlaps(other));
@@ -124,8 +126,17 @@ fn subscribe_source(value: &ValueReader<'_>) -> Option<SourceConfig> {
 
 /// Reads the stream of a source, without its subjects.
 fn origin(keys: &mut MapReader<'_>) -> SourceConfig {
+    let bucket = keys.nullable("bucket", None, bucket);
     let stream = keys.nullable("stream", None, stream);
-    let is_core = stream.is_none() && !keys.has("stream");
+    if stream.is_some() && bucket.is_some() {
+        keys.error(
+            "stream",
+            "a source is a JetStream stream or a KV bucket",
+            Some("remove one of them: the stream of a bucket is `KV_` and its name"),
+        );
+    }
+    let stream = bucket.as_ref().map(BucketName::stream).or(stream);
+    let is_core = stream.is_none() && !keys.has("stream") && !keys.has("bucket");
     let identity = keys.nullable("identity", None, identity);
     if identity.is_some() && is_core {
         keys.error(
@@ -144,8 +155,16 @@ fn origin(keys: &mut MapReader<'_>) -> SourceConfig {
             Some("core NATS always has one subscription per subject that clients read"),
         );
     }
+    if delivery != Delivery::default() && bucket.is_some() {
+        keys.error(
+            "delivery",
+            "a KV bucket is delivered by one consumer of the pod",
+            Some("remove `delivery`"),
+        );
+    }
     SourceConfig {
         stream,
+        bucket,
         identity,
         delivery,
         subjects: Vec::new(),
@@ -162,9 +181,14 @@ fn source(value: &ValueReader<'_>, scope: Scope<'_>) -> Option<SourceConfig> {
             allowed.add(filter);
         }
         let allowed = (!allow.filters.is_empty()).then_some(&allowed);
-        let subjects = keys.require("subjects", |value| {
-            value.some(|value| subject(value, scope, allowed))
-        });
+        let is_every_key = keys.has("bucket") && !keys.has("subjects") && allow.is_empty();
+        let subjects = if is_every_key {
+            SubjectTemplate::parse(">").ok().map(|every| vec![every])
+        } else {
+            keys.require("subjects", |value| {
+                value.some(|value| subject(value, scope, allowed))
+            })
+        };
         let is_any = |subjects: &Vec<SubjectTemplate>| {
             subjects.iter().any(SubjectTemplate::is_whole_variable)
         };
@@ -181,6 +205,10 @@ fn source(value: &ValueReader<'_>, scope: Scope<'_>) -> Option<SourceConfig> {
             ..origin
         })
     })
+}
+
+fn bucket(value: &ValueReader<'_>) -> Option<BucketName> {
+    value.parsed("the name of a KV bucket", BucketName::parse)
 }
 
 fn stream(value: &ValueReader<'_>) -> Option<String> {

@@ -14,7 +14,6 @@ use super::read_health::StreamContext;
 use crate::event::{Fingerprint, Position};
 use crate::feed::archive::Latest;
 use crate::nats::decode::decoder::{Batch, BatchItem};
-use crate::nats::decode::message::MessageFields;
 use crate::nats::jetstream::api::JetStreamError;
 use crate::nats::jetstream::consumer::{self, Consumer, Spec};
 use crate::subject::FilterSet;
@@ -31,13 +30,13 @@ impl StreamContext {
     ) -> Result<Latest, JetStreamError> {
         // Above every last sequence: a state that is newer than the call.
         let state = self.nats.stream_state(&self.stream, u64::MAX).await?;
-        let state = state.shareable()?;
+        let state = self.subjects.shareable(state)?;
         let tag = state.tag(&self.stream, self.identity.as_deref());
         let inner = &self.nats.0;
         let spec = Spec {
             stream: self.stream.clone(),
             name: consumer::name(&inner.api, &inner.identity, &self.stream, "s"),
-            filters: consumer::server_filters(&inner.api, filters),
+            filters: self.subjects.server_filters(&inner.api, filters),
             from: DeliverPolicy::LastPerSubject,
             batch: 256,
             bytes: 1 << 20,
@@ -67,7 +66,7 @@ impl StreamContext {
                         seq: info.sequence,
                         fingerprint: Some(Fingerprint::of_publish_time(info.published)),
                     };
-                    let fields = MessageFields::of(message);
+                    let fields = self.subjects.fields(message);
                     // A removed key is not part of the state.
                     if fields.removed.is_none() {
                         self.decoder.decode_into(

@@ -59,7 +59,7 @@ impl StreamContext {
     ) -> Result<Position, JetStreamError> {
         // Above every last sequence: a state that is newer than the call.
         let state = self.nats.stream_state(&self.stream, u64::MAX).await?;
-        let state = state.shareable()?;
+        let state = self.subjects.shareable(state)?;
         let after = match begin {
             Begin::First | Begin::Latest => state.first_seq - 1,
             Begin::Since(time) => self.before_time(&state, unix_nanos(time)).await?,
@@ -122,7 +122,7 @@ impl StreamContext {
         filters: &FilterSet,
     ) -> Result<u64, JetStreamError> {
         let api = &self.nats.0.api;
-        let filters = consumer::server_filters(api, filters);
+        let filters = self.subjects.server_filters(api, filters);
         let mut search = Search::new(count, state);
         for _ in 0..PROBES_MAX {
             let Some(start) = search.next() else { break };

@@ -18,7 +18,7 @@ use crate::feed::Begin;
 use crate::feed::archive::{Archive, BoxFuture, Latest, Pages, State};
 use crate::nats::client::Nats;
 use crate::nats::decode::decoder::EventDecoder;
-use crate::nats::jetstream::stream_state::StreamState;
+use crate::nats::jetstream::stream_config::StreamConfig;
 use crate::subject::FilterSet;
 use read_health::{ReadHealth, StreamContext};
 use reader::HistoryReader;
@@ -28,15 +28,16 @@ use reader::HistoryReader;
 pub(super) struct JetStreamArchive(Arc<StreamContext>);
 
 impl JetStreamArchive {
-    pub(super) fn new(nats: Nats, stream: &str, identity: Option<&str>, all: &FilterSet) -> Self {
-        let decoder = EventDecoder::new(&nats.0.metrics, stream);
-        let (stream, identity) = (stream.to_owned(), identity.map(ToOwned::to_owned));
+    pub(super) fn new(nats: Nats, config: &StreamConfig) -> Self {
+        let decoder = EventDecoder::new(&nats.0.metrics, &config.name);
+        let (stream, identity) = (config.name.clone(), config.identity.clone());
         let (last_tag, read_health) = (Mutex::default(), ReadHealth::default());
         Self(Arc::new(StreamContext {
             nats,
             stream,
+            subjects: config.subjects(),
             identity,
-            all: all.clone(),
+            all: config.filters.clone(),
             decoder,
             last_tag,
             read_health,
@@ -62,7 +63,7 @@ impl Archive for JetStreamArchive {
                 .nats
                 .stream_state(&context.stream, seq)
                 .await
-                .and_then(StreamState::shareable);
+                .and_then(|state| context.subjects.shareable(state));
             let state = state.map_err(|error| context.unavailable(&error))?;
             let tag = state.tag(&context.stream, context.identity.as_deref());
             *context
@@ -104,11 +105,12 @@ impl Archive for JetStreamArchive {
     fn end<'a>(&'a self, filters: &'a FilterSet) -> BoxFuture<'a, Option<u64>> {
         Box::pin(async move {
             let context = &self.0;
+            let filters = context.subjects.requested(filters.disjoint());
             let newest = context
                 .nats
                 .0
                 .api
-                .newest_stored(&context.stream, &filters.disjoint())
+                .newest_stored(&context.stream, &filters)
                 .await;
             let newest = newest.map_err(|error| context.unavailable(&error))?;
             Ok(newest

@@ -16,6 +16,7 @@ use crate::nats::client::Nats;
 use crate::nats::decode::decoder::EventDecoder;
 use crate::nats::jetstream::consumer::{self, Consumer, Spec, sequence};
 use crate::nats::jetstream::error::JetStreamError;
+use crate::nats::jetstream::stream_subjects::StreamSubjects;
 use crate::subject::FilterSet;
 
 /// 5 s: how long clients are rejected at most after the operator has acted. A probe is three
@@ -27,6 +28,7 @@ const PROBE_EVERY: Duration = Duration::from_secs(5);
 pub(super) struct StreamContext {
     pub(super) nats: Nats,
     pub(super) stream: String,
+    pub(super) subjects: StreamSubjects,
     pub(super) identity: Option<String>,
     /// Union of all filters: requested from NATS if a read has too many filters.
     pub(super) all: FilterSet,
@@ -121,7 +123,8 @@ pub(super) fn report(context: &Arc<StreamContext>, error: &JetStreamError) {
 /// Performs once what a read does.
 async fn probe(context: &StreamContext) -> Result<(), JetStreamError> {
     let inner = &context.nats.0;
-    let state = inner.api.shareable_stream_info(&context.stream).await?;
+    let state = inner.api.stream_info(&context.stream).await?;
+    let state = context.subjects.shareable(state)?;
     inner
         .api
         .stored(&context.stream, state.last_seq.max(1), None)
@@ -129,7 +132,7 @@ async fn probe(context: &StreamContext) -> Result<(), JetStreamError> {
     let spec = Spec {
         stream: context.stream.clone(),
         name: consumer::name(&inner.api, &inner.identity, &context.stream, "p"),
-        filters: consumer::server_filters(&inner.api, &context.all),
+        filters: context.subjects.server_filters(&inner.api, &context.all),
         // Nothing is delivered.
         from: sequence(state.last_seq.saturating_add(1)),
         batch: 1,

@@ -21,7 +21,6 @@ use super::read_health::{self, StreamContext};
 use crate::event::{Fingerprint, Position, SourceTag};
 use crate::feed::archive::{BoxFuture, Page, Pages, Unavailable};
 use crate::nats::decode::decoder::{Batch, BatchItem};
-use crate::nats::decode::message::MessageFields;
 use crate::nats::jetstream::api::{Api, JetStreamError};
 use crate::nats::jetstream::consumer::{
     self, Consumer, Lost, REJECTIONS_MAX, Received, Spec, sequence,
@@ -191,10 +190,8 @@ impl HistoryReader {
 
     /// Returns the stream's state if it is still the stream that is read.
     async fn verified_stream(&mut self) -> Result<StreamState, ReadError> {
-        let state = self
-            .api()
-            .shareable_stream_info(&self.context.stream)
-            .await?;
+        let state = self.api().stream_info(&self.context.stream).await?;
+        let state = self.context.subjects.shareable(state)?;
         let tag = state.tag(&self.context.stream, self.context.identity.as_deref());
         // Restored from an older snapshot if it ends before what was read.
         if *self.tag.get_or_insert(tag) != tag || state.last_seq < self.head {
@@ -205,9 +202,10 @@ impl HistoryReader {
 
     /// Filters to request from NATS; messages are matched again here.
     fn server_filters(&self) -> Vec<Filter> {
-        let filters = consumer::server_filters(self.api(), &self.filters);
+        let subjects = &self.context.subjects;
+        let filters = subjects.server_filters(self.api(), &self.filters);
         if filters.len() > FILTERS_MAX {
-            consumer::server_filters(self.api(), &self.context.all)
+            subjects.server_filters(self.api(), &self.context.all)
         } else {
             filters
         }
@@ -236,7 +234,7 @@ impl HistoryReader {
             };
             self.last = Some(position);
             self.context.decoder.decode_into(
-                MessageFields::of(message),
+                self.context.subjects.fields(message),
                 position,
                 now,
                 &self.filters,

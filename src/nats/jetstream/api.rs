@@ -80,15 +80,6 @@ impl Api {
             .ok_or_else(|| JetStreamError::Failed("invalid STREAM.INFO response".to_owned()))
     }
 
-    /// Current state of a stream that many clients can read; an error for one that deletes consumed
-    /// messages.
-    pub(crate) async fn shareable_stream_info(
-        &self,
-        stream: &str,
-    ) -> Result<StreamState, JetStreamError> {
-        self.stream_info(stream).await?.shareable()
-    }
-
     /// Returns true if the message at this position is the one that was received there.
     pub(crate) async fn holds_same_message(
         &self,

@@ -33,7 +33,7 @@ use crate::lifecycle::backoff::{Backoff, Jitter};
 use crate::nats::connection::{ConnectionEnd, Identity, NatsConnection, token};
 use crate::nats::decode::decoder::BATCH_MAX;
 use crate::nats::decode::message::AckInfo;
-use crate::subject::{Filter, FilterSet};
+use crate::subject::Filter;
 use notice::Notice;
 
 /// Interval of idle heartbeats: 5 s, so that a lost consumer is detected within 10 s.
@@ -363,20 +363,6 @@ pub(crate) fn name(api: &Api, identity: &Identity, stream: &str, role: &str) -> 
         token(stream, 100),
         api.next_consumer_number()
     )
-}
-
-/// Filters to request from this server so that it delivers everything that the set selects.
-pub(crate) fn server_filters(api: &Api, wanted: &FilterSet) -> Vec<Filter> {
-    let filters = wanted.disjoint();
-    if filters.len() == 1 || api.is_server_at_least(2, 10) {
-        return filters;
-    }
-    // NATS 2.9 accepts several filters and ignores them.
-    filters
-        .into_iter()
-        .reduce(|one, other| one.widened(&other))
-        .into_iter()
-        .collect()
 }
 
 /// Delay before the next attempt to use the stream.

@@ -78,11 +78,19 @@ pub enum JetStreamError {
     },
     /// The stream stores only subjects that are never served.
     #[error(
-        "the stream stores only {stored}, and subjects that begin with `$` or `_INBOX` are never served: no route can receive anything from it; use a stream that sources it with a subject transform (`$KV.config.>` to `config.>`)"
+        "the stream stores only {stored}, and subjects that begin with `$` or `_INBOX` are never served: no route can receive anything from it; name a KV bucket as `bucket`, or use a stream that sources it with a subject transform (`$KV.config.>` to `config.>`)"
     )]
     Unservable {
         /// Subjects of the stream.
         stored: String,
+    },
+    /// The stream of a KV bucket has other subjects than its keys.
+    #[error(
+        "the stream does not store {keys}, the keys of the bucket: name the bucket itself in `bucket`, not a mirror of it"
+    )]
+    NotABucket {
+        /// Subjects of the keys.
+        keys: String,
     },
     /// The stream's sequences are higher than a consumer delivers.
     #[error(
@@ -95,7 +103,12 @@ impl JetStreamError {
     /// Returns the problem as a sentence that names the stream.
     #[must_use]
     pub fn explain(&self, stream: &str) -> String {
-        format!("stream {stream}: {self}")
+        match (self, stream.strip_prefix("KV_")) {
+            (Self::StreamNotFound, Some(bucket)) => format!(
+                "stream {stream}: there is no KV bucket {bucket}; waiting until it is created (`nats kv add {bucket}`)"
+            ),
+            _ => format!("stream {stream}: {self}"),
+        }
     }
 
     /// Returns true if waiting does not help: the response stays the same until an operator changes
@@ -111,6 +124,7 @@ impl JetStreamError {
             | Self::HeadersOnly
             | Self::Uncovered { .. }
             | Self::Unservable { .. }
+            | Self::NotABucket { .. }
             | Self::SequenceTooHigh(_) => true,
             Self::Rejected {
                 code: 0,

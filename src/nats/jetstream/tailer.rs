@@ -28,6 +28,7 @@ use super::api::{Api, JetStreamError};
 use super::consumer::{self, Consumer, Lost, REJECTIONS_MAX, Received, Spec, sequence};
 use super::stream_config::{StreamConfig, check_name};
 use super::stream_state::StreamState;
+use super::stream_subjects::StreamSubjects;
 use super::tags::SourceTags;
 use crate::event::{Fingerprint, Position, SourceTag};
 use crate::feed::{Gap, GapReason, StreamWriter};
@@ -35,7 +36,6 @@ use crate::lifecycle::health::{Check, Health, Status};
 use crate::lifecycle::shutdown::Token;
 use crate::nats::connection::{Identity, NatsConnection};
 use crate::nats::decode::decoder::{Batch, EventDecoder};
-use crate::nats::decode::message::MessageFields;
 use crate::subject::Filter;
 use crate::telemetry::Metrics;
 use delivery::Delivery;
@@ -53,6 +53,7 @@ const NOT_CAUGHT_UP: &str = "not caught up yet";
 #[derive(Debug)]
 pub(crate) struct StreamTailer {
     config: StreamConfig,
+    subjects: StreamSubjects,
     identity: Identity,
     api: Api,
     data: NatsConnection,
@@ -104,6 +105,7 @@ impl StreamTailer {
             decoder: EventDecoder::new(metrics, &config.name),
             check: health.check(check_name(&config.name), NOT_CAUGHT_UP),
             metrics: Arc::clone(metrics),
+            subjects: config.subjects(),
             config,
             identity,
             api,
@@ -174,7 +176,8 @@ impl StreamTailer {
 
     /// Reads the stream's state and creates a consumer that continues after the head.
     async fn start_consumer(&mut self) -> Result<(), JetStreamError> {
-        let state = self.api.shareable_stream_info(&self.config.name).await?;
+        let state = self.api.stream_info(&self.config.name).await?;
+        let state = self.subjects.shareable(state)?;
         let tag = state.tag(&self.config.name, self.config.identity.as_deref());
         self.tags
             .claim(&self.config.name, self.config.identity.as_deref(), tag)?;
@@ -323,7 +326,9 @@ impl StreamTailer {
         let spec = Spec {
             stream: self.config.name.clone(),
             name: consumer::name(&self.api, &self.identity, &self.config.name, ""),
-            filters: consumer::server_filters(&self.api, &self.config.filters),
+            filters: self
+                .subjects
+                .server_filters(&self.api, &self.config.filters),
             from,
             batch: REQUEST_MAX,
             bytes: REQUEST_BYTES_MAX,
@@ -355,7 +360,7 @@ impl StreamTailer {
             };
             followed.last = Some(position);
             self.decoder.decode_into(
-                MessageFields::of(message),
+                self.subjects.fields(message),
                 position,
                 now,
                 &self.config.filters,

@@ -68,12 +68,7 @@ pub(super) async fn serve(
     );
     let context = Arc::new(StreamContext {
         distribution,
-        archive: JetStreamArchive::new(
-            nats.clone(),
-            &config.name,
-            config.identity.as_deref(),
-            &config.filters,
-        ),
+        archive: JetStreamArchive::new(nats.clone(), &config),
         decoder: EventDecoder::new(metrics, &config.name),
         requests: Semaphore::new(REQUESTS_MAX),
         reads: Semaphore::new(READS_MAX),

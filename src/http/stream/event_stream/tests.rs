@@ -55,6 +55,7 @@ impl Fixture {
         writer.begin(tag(), 0);
         let source = SourceConfig {
             stream: Some("S".into()),
+            bucket: None,
             identity: None,
             delivery: Delivery::Shared,
             subjects: vec![SubjectTemplate::parse("a").unwrap()],

@@ -53,9 +53,11 @@ impl Delivery {
             return None;
         }
         // The new messages may be filtered out or deleted.
-        let filters = config.filters.disjoint();
+        let subjects = config.subjects();
+        let filters = subjects.requested(config.filters.disjoint());
         let next = api.next_stored(stream, head + 1, &filters).await.ok()??;
-        if next.sequence > last_before || !config.filters.matches(&next.subject) {
+        if next.sequence > last_before || !config.filters.matches(subjects.of_event(&next.subject))
+        {
             return None;
         }
         self.is_stuck = true;
