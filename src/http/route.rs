@@ -84,8 +84,8 @@ pub(in crate::http) struct RouteSource {
 /// Metrics of a route with their labels resolved.
 #[derive(Clone, Debug)]
 pub(in crate::http) struct RouteMetrics {
-    pub(in crate::http) events: GenericCounter<AtomicU64>,
-    pub(in crate::http) bytes: GenericCounter<AtomicU64>,
+    /// By framing.
+    sent: [SentMetrics; Framing::ALL.len()],
     pub(in crate::http) delivery: Histogram,
     /// By protocol and framing, as `opened`.
     streams: [[IntGauge; Framing::ALL.len()]; 3],
@@ -101,6 +101,13 @@ pub(in crate::http) struct RouteMetrics {
     shed_events: [IntCounter; Tier::ALL.len()],
     /// Requests of clients that have everything.
     pub(in crate::http) finished: IntCounter,
+}
+
+/// Counters of what the clients of one route and framing have received.
+#[derive(Clone, Debug)]
+pub(in crate::http) struct SentMetrics {
+    pub(in crate::http) events: GenericCounter<AtomicU64>,
+    pub(in crate::http) bytes: GenericCounter<AtomicU64>,
 }
 
 /// Function that returns the source of a route's configuration.
@@ -379,8 +386,13 @@ impl RouteMetrics {
             closed.with_label_values(&[route, reason.label()]);
         }
         Self {
-            events: metrics.events_delivered_total.with_label_values(&[route]),
-            bytes: metrics.bytes_sent_total.with_label_values(&[route]),
+            sent: Framing::ALL.map(|framing| {
+                let labels = [route, framing.as_str()];
+                SentMetrics {
+                    events: metrics.events_delivered_total.with_label_values(&labels),
+                    bytes: metrics.bytes_sent_total.with_label_values(&labels),
+                }
+            }),
             delivery: metrics.delivery_seconds.with_label_values(&[route]),
             streams: protocols.map(|protocol| {
                 Framing::ALL.map(|framing| {
@@ -421,6 +433,10 @@ impl RouteMetrics {
                     .with_label_values(&[route, tier.as_str()])
             }),
         }
+    }
+
+    pub(in crate::http) fn sent(&self, framing: Framing) -> &SentMetrics {
+        &self.sent[framing as usize]
     }
 
     pub(in crate::http) fn opened(

@@ -48,9 +48,9 @@ pub struct Metrics {
     pub events_received_total: IntCounterVec,
     /// `sidestream_events_rejected_total{source,reason}`
     pub events_rejected_total: IntCounterVec,
-    /// `sidestream_events_delivered_total{route}`
+    /// `sidestream_events_delivered_total{route,framing}`
     pub events_delivered_total: IntCounterVec,
-    /// `sidestream_bytes_sent_total{route}`
+    /// `sidestream_bytes_sent_total{route,framing}`
     pub bytes_sent_total: IntCounterVec,
     /// `sidestream_delivery_seconds{route}`
     pub delivery_seconds: HistogramVec,
@@ -220,8 +220,8 @@ impl Metrics {
             refusals_total: r.counters("refusals_total", "Requests and connections refused, by code.", &["code"])?,
             events_received_total: r.counters("events_received_total", "Messages received from NATS.", &["source"])?,
             events_rejected_total: r.counters("events_rejected_total", "Messages that did not become events as published, by reason: `event_name`, `tier` and `version` (invalid header, the event has the default), `oversize`, `status` (a status message of NATS), `duplicate` (the `Nats-Msg-Id` is in the window), `not_from_stream` (on the destination of a republished stream, but not sent by it), `denied` (NATS denies the subscription).", &["source", "reason"])?,
-            events_delivered_total: r.counters("events_delivered_total", "Events written to clients.", &["route"])?,
-            bytes_sent_total: r.counters("bytes_sent_total", "Bytes of event streams written to clients.", &["route"])?,
+            events_delivered_total: r.counters("events_delivered_total", "Events written to clients.", &["route", "framing"])?,
+            bytes_sent_total: r.counters("bytes_sent_total", "Bytes of event streams written to clients.", &["route", "framing"])?,
             delivery_seconds: r.histograms("delivery_seconds", "Time from the receipt of a message from NATS until the socket has accepted its event. One observation per write, for the oldest event in it.", &["route"])?,
             lag_events: r.gauges("lag_events", "Largest number of pending events of one client.", &["route"])?,
             lag_bytes: r.gauges("lag_bytes", "Largest number of pending bytes of one client.", &["route"])?,

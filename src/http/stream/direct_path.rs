@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use super::compact_time::{self, CompactInstant, StreamClock};
 use super::state::StreamState;
 use super::write_batch::{Unsent, WriteStats, Written};
+use crate::encoding::Framing;
 use crate::feed::EncodedRun;
 use crate::http::route::Route;
 use crate::limit::LoadLevel;
@@ -25,6 +26,7 @@ pub(in crate::http) struct DirectPath {
     last_write: AtomicU32,
     /// Copies from `state`, next to the other fields that every write reads.
     clock: StreamClock,
+    framing: Framing,
     pub(in crate::http) state: Arc<StreamState>,
     route: Arc<Route>,
     load_level: SharedLevel,
@@ -43,6 +45,7 @@ impl DirectPath {
         Self {
             last_write: AtomicU32::new(0),
             clock: state.clock,
+            framing: state.framing,
             route: state.route.clone(),
             state,
             load_level,
@@ -80,6 +83,6 @@ impl DirectPath {
 
     /// Counts bytes and events that reached the client's connection.
     pub(in crate::http) fn count(&self, written: Written) {
-        self.state.count(&self.route, written);
+        self.state.count(&self.route, self.framing, written);
     }
 }

@@ -343,7 +343,8 @@ impl EventStream {
 
     /// Counts bytes that reached the socket.
     pub(in crate::http) fn record_written(&self, written: Written) {
-        self.state.count(&self.state.route, written);
+        self.state
+            .count(&self.state.route, self.state.framing, written);
         self.log_active();
     }
 

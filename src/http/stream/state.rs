@@ -239,15 +239,21 @@ impl StreamState {
         self.hot.gaps.load(Ordering::Relaxed)
     }
 
-    /// Counts what reached the socket. Only for the task's thread. `route` is the event stream's
-    /// own, for callers that have it in a register.
-    pub(in crate::http) fn count(&self, route: &Route, Written { stats, bytes }: Written) {
+    /// Counts what reached the socket. Only for the task's thread. `route` and `framing` are the
+    /// event stream's own, for callers that have them in a register.
+    pub(in crate::http) fn count(
+        &self,
+        route: &Route,
+        framing: Framing,
+        Written { stats, bytes }: Written,
+    ) {
         add(&self.hot.events, stats.events);
         add(&self.hot.bytes, bytes as u64);
         let metrics = &route.metrics;
-        metrics.bytes.inc_by(bytes as u64);
+        let sent = metrics.sent(framing);
+        sent.bytes.inc_by(bytes as u64);
         if stats.events > 0 {
-            metrics.events.inc_by(stats.events);
+            sent.events.inc_by(stats.events);
         }
         if let Some(oldest) = stats.oldest {
             // Bytes that the socket accepted at once have the time of their turn: one clock read.

@@ -4,9 +4,12 @@ use serde_json::Value;
 
 use super::Fixture;
 use super::reader::Via;
-use testkit::http1;
+use sidestream::encoding::Framing;
+use testkit::nats::Nats;
+use testkit::sidestream::Sidestream;
 use testkit::sse::SseClient;
 use testkit::wait::{DEADLINE, eventually};
+use testkit::{http1, ndjson, websocket};
 
 /// The only event stream, once `wanted` returns true for its description.
 async fn the_connection(fixture: &Fixture, fact: &str, wanted: impl Fn(&Value) -> bool) -> Value {
@@ -100,6 +103,47 @@ async fn streams_and_connections_are_counted_by_protocol_while_open_and_in_total
         5.0,
         "for no other reason"
     );
+}
+
+#[tokio::test]
+async fn deliveries_are_counted_by_framing() {
+    let nats = Nats::start().await;
+    let routes = "routes:\n  - path: /news\n    framings: [sse, ndjson, websocket, long_poll]\n    sources: [{ subjects: [\"news.>\"] }]\n";
+    let sidestream = Sidestream::start(testkit::sidestream::config(&nats, routes)).await;
+    let url = sidestream.url("/news");
+    let mut sse = SseClient::get(&url).connect().await;
+    let mut lines = ndjson::Request::new(&url).send().await;
+    let mut socket = websocket::Request::new(&url).open().await;
+    socket.until_control("position").await;
+    let accept = ("Accept", "application/json");
+    // The first poll is answered at once, with an id.
+    let first = http1::request("GET", &url, &[accept]).await.unwrap();
+    let id = first.json()["id"].as_str().unwrap().to_owned();
+    let headers = [accept, ("Last-Event-ID", &*id)];
+    let poll = http1::request("GET", &url, &headers);
+    let publish = async {
+        let framing = [("framing", "long_poll")];
+        let is_open = |streams| streams == 1.0;
+        (sidestream.until_metric("sidestream_streams", &framing, is_open)).await;
+        let client = nats.client().await;
+        client.publish("news.1", "a".into()).await.unwrap();
+        client.flush().await.unwrap();
+    };
+    let (answer, ()) = tokio::join!(poll, publish);
+    assert_eq!(answer.unwrap().status, 200);
+    assert_eq!(sse.next().await.data, "a");
+    assert_eq!(lines.events(1).await.len(), 1);
+    assert_eq!(socket.events(1).await.len(), 1);
+    for framing in Framing::ALL {
+        let framing = [("route", "/news"), ("framing", framing.as_str())];
+        sidestream
+            .until_metric("sidestream_events_delivered_total", &framing, |events| {
+                events == 1.0
+            })
+            .await;
+        let bytes = sidestream.metric("sidestream_bytes_sent_total", &framing);
+        assert!(bytes.await > 10.0, "{framing:?}");
+    }
 }
 
 #[tokio::test]
