@@ -24,6 +24,9 @@ use sidestream::presence::{
 };
 use sidestream::telemetry::Metrics;
 use tempfile::TempDir;
+use testkit::http1;
+use testkit::nats::Nats;
+use testkit::sidestream::Sidestream;
 use tokio::sync::{mpsc, watch};
 
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -630,39 +633,23 @@ fn without_a_configured_path_the_control_socket_has_the_default_path() {
     assert!(!operator.control.exists());
 }
 
-#[test]
-fn the_log_has_the_admin_address() {
-    // The first event of a callsite caches that no subscriber is interested, even on the thread of
-    // another test. Log once before the subscriber below is created, so that it rebuilds the cache.
-    drop(Operator::start());
-    let lines = Lines::default();
-    let writer = lines.clone();
-    let log = tracing_subscriber::fmt()
-        .json()
-        .flatten_event(true)
-        .with_writer(move || writer.clone())
-        .finish();
-    let operator = tracing::subscriber::with_default(log, Operator::start);
-    let written = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
-    let line: Value = serde_json::from_str(written.lines().last().unwrap()).unwrap();
-    assert_eq!(line["message"], "admin listening");
-    assert_eq!(line["address"], operator.address().to_string());
-    assert_eq!(line["control"], operator.control.to_str().unwrap());
-}
-
-/// Log output.
-#[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<u8>>>);
-
-impl std::io::Write for Lines {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
+#[tokio::test]
+async fn the_log_has_the_admin_address() {
+    let nats = Nats::builder().without_jetstream().start().await;
+    let sidestream = Sidestream::start(format!(
+        "listen: [{{ address: 127.0.0.1:0 }}]
+admin: {{ address: 127.0.0.1:0, control: control.sock }}
+nats: {{ servers: [\"{}\"] }}
+routes: [{{ path: /news, sources: [{{ subjects: [\"news.>\"] }}] }}]",
+        nats.url()
+    ))
+    .await;
+    let line = sidestream.until_message("admin listening").await;
+    let address = line["address"].as_str().unwrap();
+    let live = http1::get(&format!("http://{address}/health/live")).await;
+    assert_eq!(live.unwrap().status, 200);
+    let control = line["control"].as_str().unwrap();
+    assert!(sidestream.folder().join(control).exists(), "{line}");
 }
 
 #[test]

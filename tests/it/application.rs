@@ -26,7 +26,7 @@ use testkit::application::Application;
 use testkit::http1::{self, Answer};
 use testkit::nats::Nats;
 use testkit::sidestream::{Sidestream, config};
-use testkit::wait::{DEADLINE, within};
+use testkit::wait::{RECOVERY, within};
 
 /// Application, and a sidecar in front of it with the route `/events`.
 struct Fixture {
@@ -78,7 +78,7 @@ routes:
             let body = body.collect().await.unwrap().to_bytes();
             Response::from_parts(head, body)
         };
-        within(4 * DEADLINE, "the request is answered", answered).await
+        within(4 * RECOVERY, "the request is answered", answered).await
     }
 
     /// Sends bytes as they are, and returns all that is answered.

@@ -232,9 +232,13 @@ async fn event_ends_the_wait_and_the_end_of_the_wait_returns_an_id() {
         };
         let client = fixture.nats.client().await;
         // Published between two polls, and during one.
-        for (number, pause) in [(1_u64, 0), (2, 500)] {
+        for (number, is_during) in [(1_u64, false), (2, true)] {
             let publish = async {
-                tokio::time::sleep(Duration::from_millis(pause)).await;
+                if is_during {
+                    let labels = [("framing", "long_poll")];
+                    pod.until_metric("sidestream_streams", &labels, |open| open == 1.0)
+                        .await;
+                }
                 client
                     .publish(subject, number.to_string().into())
                     .await
@@ -242,11 +246,11 @@ async fn event_ends_the_wait_and_the_end_of_the_wait_returns_an_id() {
                 client.flush().await.unwrap();
             };
             let url = pod.url(&format!("{path}?wait=20s"));
-            if pause == 0 {
+            if is_during {
+                tokio::join!(publish, poller.poll(&url));
+            } else {
                 publish.await;
                 poller.poll(&url).await;
-            } else {
-                tokio::join!(publish, poller.poll(&url));
             }
         }
         assert_eq!(poller.numbers, [1, 2], "{path}");

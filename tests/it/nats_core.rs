@@ -91,7 +91,7 @@ async fn a_thousand_readers_of_different_subjects_share_few_round_trips() {
     )
     .await;
     assert!(
-        start.elapsed() < Duration::from_secs(5),
+        start.elapsed() < Duration::from_secs(10),
         "{:?}",
         start.elapsed()
     );

@@ -80,7 +80,7 @@ async fn a_tailer_begins_with_the_recent_messages() {
     assert_eq!(reader.sequences(), [16, 17, 18, 19, 20]);
 
     // By time: messages older than the window are not requested.
-    let age = Duration::from_millis(300);
+    let age = Duration::from_millis(1500);
     tokio::time::sleep(age).await; // their age is the fact, and nothing else can bring it about
     publish(&jetstream, "a.x", numbered(21..=22)).await;
     let log = upstream.tail_with(config(Limits {

@@ -160,7 +160,7 @@ async fn answering(answer: &'static [u8], reset: bool) -> String {
             socket.write_all(&[*byte]).await.unwrap();
         }
         if reset {
-            tokio::time::sleep(Duration::from_millis(100)).await; // what was sent arrives before the reset discards it
+            tokio::time::sleep(Duration::from_millis(500)).await; // what was sent arrives before the reset discards it
             socket2::SockRef::from(&socket)
                 .set_linger(Some(Duration::ZERO))
                 .unwrap();
@@ -271,7 +271,7 @@ where
             match target.as_str() {
                 "/end" => {}
                 "/reset" => {
-                    tokio::time::sleep(Duration::from_millis(200)).await; // a reset discards what is not sent yet
+                    tokio::time::sleep(Duration::from_millis(500)).await; // a reset discards what is not sent yet
                     body.send_reset(Reason::INTERNAL_ERROR);
                 }
                 "/flood" => {

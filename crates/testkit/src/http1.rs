@@ -10,7 +10,7 @@ use hyper::Uri;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::transport::{Connector, Transport};
-use crate::wait::{DEADLINE, within};
+use crate::wait::{RECOVERY, within};
 
 /// Maximum size of response headers in the tests; more is an error of the server.
 const HEAD_MAX: usize = 64 * 1024;
@@ -261,11 +261,11 @@ pub async fn get(url: &str) -> io::Result<Answer> {
 }
 
 /// Sends a request with `Connection: close`, in clear text, and reads the whole response within
-/// [`DEADLINE`].
+/// [`RECOVERY`].
 pub async fn request(method: &str, url: &str, headers: &[(&str, &str)]) -> io::Result<Answer> {
     let url: Uri = url.parse().unwrap();
     within(
-        DEADLINE,
+        RECOVERY,
         &format!("{method} {url} is answered to the end"),
         async {
             let mut all = vec![("Connection", "close")];

@@ -11,7 +11,7 @@ use crate::nats::free_port;
 use crate::oidc::OidcIssuer;
 use crate::process::Process;
 use crate::repository::root;
-use crate::wait::{DEADLINE, eventually};
+use crate::wait::{RECOVERY, eventually};
 
 /// Client library of this project, as `npm run build` writes it.
 pub const CLIENT: &str = "clients/js/dist/index.js";
@@ -98,7 +98,7 @@ impl NodeClient {
 
     /// Waits until the reports satisfy `wanted`; returns them.
     pub async fn until(&self, fact: &str, wanted: impl Fn(&[Value]) -> bool) -> Vec<Value> {
-        eventually(DEADLINE, fact, || async {
+        eventually(RECOVERY * 2, fact, || async {
             let reports = self.reports();
             wanted(&reports).then_some(reports)
         })
@@ -147,7 +147,7 @@ impl Tabs {
     pub async fn until_done(&self, step: usize) {
         let done = |report: &Value| report["kind"] == "done" && report["index"] == step;
         let fact = format!("step {step} of the tabs is done");
-        eventually(DEADLINE * 3, &fact, || async {
+        eventually(RECOVERY, &fact, || async {
             self.reports().iter().any(done).then_some(())
         })
         .await;

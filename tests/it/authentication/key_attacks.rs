@@ -110,7 +110,7 @@ async fn unusable_keys_are_a_503_within_seconds_and_a_degraded_check() {
         assert!((1..=10).contains(&seconds), "{mode:?}: {seconds}");
         // Two requests, each at most as long as a load.
         let time = begun.elapsed();
-        assert!(time < Duration::from_secs(12), "{mode:?}: {time:?}");
+        assert!(time < Duration::from_secs(15), "{mode:?}: {time:?}");
         let check = check(&fixture, number).await;
         assert_eq!(check["status"], "degraded", "{mode:?}");
         assert!(

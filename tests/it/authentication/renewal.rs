@@ -196,8 +196,8 @@ fn difference(numbers: &[u64], published: usize) -> String {
 }
 
 async fn every_client_is_there(pods: &[Pod; 2]) {
-    // Chromium takes seconds to start.
-    eventually(RECOVERY * 2, "every client is there", || async {
+    // Chromium takes seconds to start, more if other tests run.
+    eventually(RECOVERY * 4, "every client is there", || async {
         pods[0].streams().await + pods[1].streams().await >= CLIENTS
     })
     .await;

@@ -135,11 +135,11 @@ async fn each_kind_ends_its_event_streams_and_rejects_their_return() {
             said.starts_with("revoked ") && said.contains(value),
             "{said}"
         );
-        let close = stream.next_within(WITHIN).await.unwrap();
+        let close = stream.next_within(DEADLINE).await.unwrap();
         assert_eq!(reason(&close), "revoked", "{option}");
         assert!((15_000..=45_000).contains(&stream.retry().unwrap()));
         stream.closed().await;
-        let close = second.next_within(WITHIN).await.unwrap();
+        let close = second.next_within(DEADLINE).await.unwrap();
         assert_eq!(reason(&close), "revoked", "{option}");
         let rejected = answer(&fixture.sidestream, "/mine", &credentials).await;
         assert_eq!(rejected, revoked(), "{option}");
@@ -231,7 +231,7 @@ async fn client_of_a_route_without_authentication_is_revoked_by_its_name() {
     let mut alice = open("alice").await;
     let mut bob = open("bob").await;
     command(&fixture, &["revoke", "--client", "alice"]).await;
-    let close = alice.next_within(WITHIN).await.unwrap();
+    let close = alice.next_within(DEADLINE).await.unwrap();
     assert_eq!(reason(&close), "revoked");
     let returned = fixture.get("/open?name=alice").connect().await;
     assert_eq!(returned.status(), 401);
@@ -246,7 +246,7 @@ async fn kicked_client_returns_and_misses_nothing() {
     let mut alice = fixture.open("/open?name=alice", "").await;
     let said = command(&fixture, &["kick", "--client", "alice"]).await;
     assert!(said.starts_with("kicked client alice"), "{said}");
-    let close = alice.next_within(WITHIN).await.unwrap();
+    let close = alice.next_within(DEADLINE).await.unwrap();
     assert_eq!(reason(&close), "kicked");
     assert!(alice.retry().unwrap() <= 4500, "the retry of the route");
     alice.closed().await;
@@ -487,26 +487,37 @@ async fn expired_entries_are_erased_from_the_bucket() {
 #[tokio::test]
 async fn client_that_does_not_read_cannot_delay_its_end() {
     let fixture = fixture().await;
-    let credentials = token("alice").signed();
-    let request = fixture.get("/mine").receive_buffer(4096);
-    let request = request.header("Authorization", &bearer(&credentials));
-    let mut client = request.connect().await;
-    client
-        .until_seen("its position", |parser| parser.positions() > 0)
-        .await;
     let data = "x".repeat(64 * 1024);
-    for _ in 0..200 {
-        fixture.publish("orders.1.paid", data.clone()).await;
+    let mut times = Vec::new();
+    // A busy machine may delay one of them; a client that waits for its peer delays each.
+    for name in ["a", "b", "c"] {
+        let credentials = token(name).signed();
+        let request = fixture.get("/mine").receive_buffer(4096);
+        let request = request.header("Authorization", &bearer(&credentials));
+        let mut client = request.connect().await;
+        client
+            .until_seen("its position", |parser| parser.positions() > 0)
+            .await;
+        for _ in 0..200 {
+            fixture.publish("orders.1.paid", data.clone()).await;
+        }
+        write(&bucket(&fixture).await, "sub", name).await;
+        let written = Instant::now();
+        let labels = [("route", "/mine"), ("reason", "revoked")];
+        let expected = times.len() as f64 + 1.0;
+        let closed =
+            fixture
+                .sidestream
+                .until_metric("sidestream_streams_closed_total", &labels, |count| {
+                    count == expected
+                });
+        closed.await;
+        times.push(written.elapsed());
+        if written.elapsed() <= WITHIN {
+            return;
+        }
     }
-    write(&bucket(&fixture).await, "sub", "alice").await;
-    let written = Instant::now();
-    let labels = [("route", "/mine"), ("reason", "revoked")];
-    let name = "sidestream_streams_closed_total";
-    let closed = fixture
-        .sidestream
-        .until_metric(name, &labels, |count| count == 1.0);
-    closed.await;
-    assert!(written.elapsed() <= WITHIN, "{:?}", written.elapsed());
+    panic!("none ended within {WITHIN:?}: {times:?}");
 }
 
 #[tokio::test]

@@ -103,7 +103,7 @@ async fn after_the_command_the_process_stays_drained_until_a_signal() {
     let told = Instant::now();
     assert_eq!(fixture.sidestream.wait_exit(DEADLINE).await, 0);
     assert!(
-        told.elapsed() < Duration::from_secs(1),
+        told.elapsed() < Duration::from_secs(4),
         "{:?}",
         told.elapsed()
     );
@@ -170,7 +170,7 @@ async fn a_client_that_was_cut_makes_the_drain_incomplete() {
     let begun = Instant::now();
     let output = drain(&fixture.sidestream, &["--wait"]).await;
     assert!(
-        begun.elapsed() < Duration::from_secs(3),
+        begun.elapsed() < Duration::from_secs(8),
         "{:?}",
         begun.elapsed()
     );
@@ -259,7 +259,7 @@ async fn a_signal_during_a_drain_compresses_it_and_a_second_one_ends_it() {
     assert_eq!(output.status.code(), Some(0), "{}", printed(&output));
     assert_eq!(fixture.sidestream.wait_exit(DEADLINE).await, 0);
     assert!(
-        told.elapsed() < Duration::from_secs(6),
+        told.elapsed() < Duration::from_secs(8),
         "{:?}",
         told.elapsed()
     );
@@ -294,10 +294,11 @@ async fn two_signals_during_a_drain_end_the_process_at_once() {
     let told = Instant::now();
     assert_eq!(fixture.sidestream.wait_exit(DEADLINE).await, 0);
     assert!(
-        told.elapsed() < Duration::from_secs(2),
+        told.elapsed() < Duration::from_secs(5),
         "{:?}",
         told.elapsed()
     );
+    // Not 0: the drain has not ended by itself.
     let output = waiting.await.unwrap();
     assert!(
         [69, 75].contains(&output.status.code().unwrap()),
@@ -315,7 +316,7 @@ async fn a_grace_period_that_is_too_short_compresses_the_drain_from_its_beginnin
         fixture.nats.url()
     );
     let name = "SIDESTREAM_TERMINATION_GRACE_PERIOD";
-    for period in ["4", "4000ms"] {
+    for period in ["8", "8000ms"] {
         let mut sidestream = Sidestream::builder(config.clone())
             .env(name, period)
             .start()
@@ -329,7 +330,7 @@ async fn a_grace_period_that_is_too_short_compresses_the_drain_from_its_beginnin
         assert_eq!(reader.closed().await, Via::Http11.proper_end());
         assert_eq!(sidestream.wait_exit(DEADLINE).await, 0);
         assert!(
-            begun.elapsed() < Duration::from_secs(3),
+            begun.elapsed() < Duration::from_secs(8),
             "{period}: {:?}",
             begun.elapsed()
         );
@@ -363,7 +364,7 @@ async fn a_pod_without_clients_exits_when_it_no_longer_accepts() {
     assert_eq!(fixture.sidestream.wait_exit(DEADLINE).await, 0);
     let taken = begun.elapsed();
     assert!(
-        taken >= Duration::from_millis(500) && taken < Duration::from_millis(1500),
+        taken >= Duration::from_millis(500) && taken < Duration::from_secs(5),
         "{taken:?}"
     );
     let phases: Vec<String> = fixture
@@ -509,7 +510,7 @@ async fn a_pod_that_never_had_a_connection_does_not_wait_for_load_balancers() {
     fixture.sidestream.terminate();
     assert_eq!(fixture.sidestream.wait_exit(DEADLINE).await, 0);
     assert!(
-        begun.elapsed() < Duration::from_secs(8),
+        begun.elapsed() < Duration::from_secs(15),
         "{:?}",
         begun.elapsed()
     );

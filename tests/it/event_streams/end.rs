@@ -114,7 +114,7 @@ async fn assert_drained(via: Via, begun: u64, reader: &mut Reader) {
 
 #[tokio::test]
 async fn a_draining_pod_accepts_new_clients_for_accept_for() {
-    let drain = "drain: { accept_for: 2s, spread: 100ms, timeout: 5s }";
+    let drain = "drain: { accept_for: 5s, spread: 100ms, timeout: 9s }";
     let mut fixture = Fixture::with(Setting {
         rest: drain,
         ..Setting::default()
@@ -143,7 +143,7 @@ async fn a_draining_pod_accepts_new_clients_for_accept_for() {
         assert_eq!(reader.next().await.data, "as before", "{via:?}");
     }
     assert!(
-        begun.elapsed() < Duration::from_secs(2),
+        begun.elapsed() < Duration::from_secs(5),
         "the machine is too slow for this test"
     );
     let url = fixture.sidestream.url("/orders");
@@ -152,7 +152,7 @@ async fn a_draining_pod_accepts_new_clients_for_accept_for() {
     })
     .await;
     assert!(
-        begun.elapsed() >= Duration::from_secs(2),
+        begun.elapsed() >= Duration::from_secs(5),
         "accept_for has passed"
     );
     assert_eq!(fixture.sidestream.wait_exit(DEADLINE).await, 0);
@@ -210,7 +210,7 @@ async fn a_stalled_client_does_not_delay_the_shutdown() {
     assert_eq!(reading.read_to_end().await.1, Via::Http11.proper_end());
     assert_eq!(fixture.sidestream.wait_exit(DEADLINE).await, 0);
     assert!(
-        begun.elapsed() < Duration::from_secs(4),
+        begun.elapsed() < Duration::from_secs(8),
         "{:?}",
         begun.elapsed()
     );
@@ -248,7 +248,7 @@ async fn a_second_signal_ends_the_process_at_once() {
     let begun = Instant::now();
     assert_eq!(fixture.sidestream.wait_exit(DEADLINE).await, 0);
     assert!(
-        begun.elapsed() < Duration::from_secs(3),
+        begun.elapsed() < Duration::from_secs(8),
         "{:?}",
         begun.elapsed()
     );

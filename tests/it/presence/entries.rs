@@ -10,7 +10,7 @@ use super::{Fixture, configuration, keys, target_of};
 use testkit::h2::H2Client;
 use testkit::nats::{Cluster, Nats, create_stream};
 use testkit::sidestream::{Sidestream, config, config_for};
-use testkit::wait::{DEADLINE, eventually};
+use testkit::wait::{DEADLINE, RECOVERY, eventually};
 
 #[tokio::test]
 async fn an_entry_follows_its_event_stream_and_has_its_end() {
@@ -207,14 +207,14 @@ async fn in_a_cluster_the_bucket_survives_a_server() {
         num_replicas: 3,
         ..Default::default()
     };
-    eventually(DEADLINE * 3, "the cluster takes three replicas", || async {
+    eventually(RECOVERY, "the cluster takes three replicas", || async {
         jetstream.create_stream(probe.clone()).await.is_ok()
     })
     .await;
     let routes =
         "routes: [{ path: /core, sources: [{ subjects: [c] }] }]\npresence: { bucket: clients }";
     let _pod = Sidestream::start(config_for(&cluster.urls(), routes)).await;
-    let replicas = eventually(DEADLINE, "the bucket is there", || async {
+    let replicas = eventually(RECOVERY, "the bucket is there", || async {
         let bucket = jetstream.get_key_value("clients").await.ok()?;
         Some(bucket.stream.cached_info().config.num_replicas)
     })

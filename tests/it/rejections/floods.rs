@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use super::fixture::Fixture;
 use testkit::h2::H2Client;
 use testkit::sse::SseClient;
-use testkit::wait::{DEADLINE, within};
+use testkit::wait::{DEADLINE, RECOVERY, within};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const DATA: u8 = 0;
@@ -110,7 +110,7 @@ async fn flood_until(
         let _closed = to.write_all(&all).await;
         std::future::pending::<()>().await;
     };
-    within(DEADLINE * 2, "the flood is answered or ended", async {
+    within(RECOVERY * 2, "the flood is answered or ended", async {
         tokio::select! {
             () = reading => {}
             () = writing => {}

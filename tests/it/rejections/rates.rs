@@ -132,7 +132,7 @@ async fn critical_events_and_those_before_them_are_not_delayed() {
     assert_eq!((received, missed), (expected, 5));
     let took = began.elapsed();
     assert!(
-        took < Duration::from_secs(5),
+        took < Duration::from_secs(10),
         "waiting for tokens would have taken thirteen seconds: {took:?}"
     );
     assert_eq!(

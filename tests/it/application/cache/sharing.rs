@@ -124,10 +124,11 @@ async fn waiting_requests_are_sent_when_the_first_one_is_not_shared() {
         ("cache-control=max-age%3D60&set-cookie=a%3D1", 200),
         ("cache-control=max-age%3D60&cut=1", 502),
     ] {
-        let path = format!("/cached/a?{fields}&delay=300");
+        let path = format!("/cached/a?{fields}&delay=600");
         let began = Instant::now();
         let answers = join_all((0..10).map(|_| get(&fixture, &path, &[]))).await;
-        assert!(began.elapsed() < Duration::from_secs(3), "{fields}");
+        // One after the other takes six.
+        assert!(began.elapsed() < Duration::from_secs(5), "{fields}");
         for (answer, _) in &answers {
             assert_eq!(answer.status, status, "{fields}");
         }
@@ -138,7 +139,7 @@ async fn waiting_requests_are_sent_when_the_first_one_is_not_shared() {
 #[tokio::test]
 async fn one_of_the_waiting_requests_is_sent_when_the_first_client_leaves() {
     let fixture = Fixture::start().await;
-    for pause in ["delay=700", "pause=700"] {
+    for pause in ["delay=1500", "pause=700"] {
         let path = format!("/cached/a?{MINUTE}&{pause}");
         let mut first = TcpStream::connect(fixture.sidestream.address())
             .await
@@ -184,7 +185,7 @@ async fn client_that_does_not_read_delays_no_other() {
     let began = Instant::now();
     let (answer, status) = get(&fixture, &path, &[]).await;
     assert_eq!((answer.body.len(), &*status), (3_000_000, HIT));
-    assert!(began.elapsed() < Duration::from_secs(3));
+    assert!(began.elapsed() < Duration::from_secs(10));
     assert_eq!(fixture.application.requests(&path), 1);
 }
 

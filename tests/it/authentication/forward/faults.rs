@@ -16,7 +16,7 @@ use super::{App, sessions};
 async fn answer_that_decides_nothing_is_503_and_degrades_the_check() {
     let other = Endpoint::start(sessions).await;
     let location = other.url().to_owned();
-    let app = App::start("timeout: 300ms, cache: null,", move |call| {
+    let app = App::start("timeout: 1s, cache: null,", move |call| {
         match call.header("cookie") {
             "session=late" => sessions(call).after(Duration::from_secs(10)),
             "session=moved" => Reply::status(302).header("Location", location.as_str()),
@@ -32,7 +32,7 @@ async fn answer_that_decides_nothing_is_503_and_degrades_the_check() {
     .await;
     let url = app.fixture.sidestream.url("/events/a");
     for (fault, reason) in [
-        ("late", "it does not answer within 0.3 s"),
+        ("late", "it does not answer within 1 s"),
         ("moved", "it answers 302 Found"),
         ("error", "it answers 500"),
         ("missing", "it answers 404"),
@@ -49,7 +49,7 @@ async fn answer_that_decides_nothing_is_503_and_degrades_the_check() {
         assert_eq!(answer.status, 503, "{fault}");
         assert_eq!(answer.json()["error"]["code"], "authentication_unavailable");
         assert!(answer.header("retry-after").is_some(), "{fault}");
-        assert!(begun.elapsed() < Duration::from_secs(5), "{fault}");
+        assert!(begun.elapsed() < Duration::from_secs(8), "{fault}");
         let check = app.check().await;
         assert_eq!(check["status"], "degraded", "{fault}: {check}");
         assert!(check.to_string().contains(reason), "{fault}: {check}");
@@ -101,8 +101,8 @@ async fn event_streams_and_cached_answers_outlast_an_endpoint_that_is_down() {
 
 #[tokio::test]
 async fn calls_at_once_are_bounded_and_others_wait_for_a_second() {
-    let app = App::start("timeout: 5s,", |call| {
-        sessions(call).after(Duration::from_millis(1500))
+    let app = App::start("timeout: 20s,", |call| {
+        sessions(call).after(Duration::from_secs(3))
     })
     .await;
     let begun = Instant::now();
@@ -114,7 +114,8 @@ async fn calls_at_once_are_bounded_and_others_wait_for_a_second() {
     let count = |status: u16| statuses.iter().filter(|one| **one == status).count();
     assert_eq!(count(200), 64);
     assert_eq!(count(503), 136);
-    assert!(begun.elapsed() < Duration::from_secs(4));
+    // Two calls one after the other take six.
+    assert!(begun.elapsed() < Duration::from_secs(6));
     assert_eq!(app.endpoint.most_at_once(), 64);
     assert_eq!(app.count("busy").await, 136.0);
     assert_eq!(app.status("alice").await, 200, "calls that ended have room");
