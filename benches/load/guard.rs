@@ -20,10 +20,10 @@ pub(crate) mod verdict;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
-use clap::{Args, Parser as _};
+use clap::Args;
 use serde_json::Value;
 
-use crate::options::{Arguments, Options};
+use crate::options::{Cores, Options};
 use crate::plan::Plan;
 use crate::report;
 use crate::stage::machine;
@@ -50,12 +50,8 @@ pub(crate) struct Guard {
     /// nats-server to start [default: the one in .tools, else in PATH]
     #[arg(long)]
     nats_server: Option<PathBuf>,
-    /// Core for the server [default: the first core of this process]
-    #[arg(long, requires = "load_cpu")]
-    server_cpu: Option<usize>,
-    /// Core for clients, publisher and nats-server [default: the second core of this process]
-    #[arg(long, requires = "server_cpu")]
-    load_cpu: Option<usize>,
+    #[command(flatten)]
+    pub(crate) cores: Cores,
     /// A few clients and one second: tests the guard, measures nothing
     #[arg(long, hide = true)]
     brief: bool,
@@ -121,21 +117,6 @@ struct Row {
 }
 
 impl Guard {
-    /// Returns the core for everything but the servers, if there is one to spare.
-    pub(crate) fn load_cpu(&self) -> Option<usize> {
-        self.load_cpu
-    }
-
-    /// Chooses the cores that the command line did not name. Must run before this thread is pinned.
-    pub(crate) fn choose_cores(&mut self) -> Fallible<()> {
-        if self.load_cpu.is_none()
-            && let Some([server, load]) = machine::two_cores()?
-        {
-            (self.server_cpu, self.load_cpu) = (Some(server), Some(load));
-        }
-        Ok(())
-    }
-
     /// Measures and prints the table; returns false if a scenario is slower, or lost events.
     pub(crate) async fn run(&self) -> Fallible<bool> {
         let load_before = machine::load_average();
@@ -261,13 +242,10 @@ impl Guard {
     }
 
     fn options(&self, comparison: &Comparison, binary: PathBuf) -> Fallible<Options> {
-        let arguments = ["load", "--spawn"]
-            .into_iter()
-            .chain(comparison.options.split_ascii_whitespace());
-        let mut options = Arguments::try_parse_from(arguments)?.options;
+        let mut options = Options::spawning(comparison.options)?;
         options.sidestream = binary;
-        options.server_cpu = self.server_cpu;
-        options.load_cpu = self.load_cpu;
+        options.server_cpu = self.cores.server_cpu;
+        options.load_cpu = self.cores.load_cpu;
         if self.brief {
             options.clients = Some(20);
             (options.connections, options.streams) = (2, 10);

@@ -12,6 +12,7 @@
 //!
 //! To begin: `cargo bench --bench load -- --spawn --target bare,sidestream`. `--help` has the rest.
 
+mod arguments;
 mod bare;
 mod client;
 mod guard;
@@ -31,14 +32,16 @@ use clap::{CommandFactory as _, Parser as _};
 use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 
+use arguments::{Arguments, Command};
 use client::endpoint::Endpoint;
 use measure::Setting;
-use options::{Arguments, Command, Options};
+use options::Options;
 use plan::Plan;
 use publisher::Outlet;
 use stage::machine;
 use stage::nats::{self, Nats};
-use stage::server::{Recipe, Server, Target};
+use stage::recipe::Recipe;
+use stage::server::{Server, Target};
 use stage::tokens::{Algorithm, Tokens};
 
 /// Errors of the tool are messages to its user; no caller matches on them.
@@ -58,11 +61,13 @@ fn main() -> ExitCode {
         Some(Command::Bare { nats, keep }) => bare::run(nats, *keep).map(|()| true),
         Some(Command::Suite(suite)) => on_core(Some(suite.load_cpu()), suite.run()),
         Some(Command::Guard(guard)) => guard
-            .choose_cores()
-            .and_then(|()| on_core(guard.load_cpu(), guard.run())),
+            .cores
+            .choose()
+            .and_then(|()| on_core(guard.cores.load_cpu, guard.run())),
         Some(Command::Proxy(proxy)) => proxy
-            .choose_cores()
-            .and_then(|()| on_core(proxy.load_cpu(), proxy.run())),
+            .cores
+            .choose()
+            .and_then(|()| on_core(proxy.cores.load_cpu, proxy.run())),
         None if !arguments.options.spawn && arguments.options.url.is_none() => {
             // `cargo bench` and `cargo test --all-targets` run this.
             Arguments::command()

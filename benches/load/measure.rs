@@ -17,8 +17,9 @@ use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 
 use crate::Fallible;
+use crate::client::crowd::Crowd;
 use crate::client::endpoint::Endpoint;
-use crate::client::fleet::{Crowd, Fleet};
+use crate::client::fleet::Fleet;
 use crate::client::meter::{Goal, Meter};
 use crate::client::visit::Visit;
 use crate::options::Scenario;

@@ -1,50 +1,15 @@
-//! Command line of the load tool.
+//! Options of one measurement, and options that several subcommands share.
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, ValueEnum};
 
-use crate::guard::Guard;
-use crate::proxy::Proxy;
+use crate::Fallible;
+use crate::stage::machine;
+use crate::stage::recipe::From;
 use crate::stage::server::Target;
 use crate::stage::sidecar::Source;
 use crate::stage::tokens::Algorithm;
-use crate::suite::Suite;
-
-/// Measures a server of event streams: opens clients, publishes events through NATS, and reports
-/// latencies, processor time and memory. Exits with 1 if an event is missing, duplicated or out of
-/// order.
-///
-/// `--spawn` starts everything; `--url` measures a running server.
-#[derive(Debug, Parser)]
-#[command(name = "load", args_conflicts_with_subcommands = true)]
-pub(crate) struct Arguments {
-    #[command(subcommand)]
-    pub(crate) command: Option<Command>,
-    #[command(flatten)]
-    pub(crate) options: Options,
-}
-
-/// Subcommands.
-#[derive(Debug, Subcommand)]
-pub(crate) enum Command {
-    /// The bare send loop, started by `--target bare`
-    #[command(hide = true)]
-    Bare {
-        /// NATS server to read from
-        #[arg(long)]
-        nats: String,
-        /// Keep all events in memory, for clients that return
-        #[arg(long)]
-        keep: bool,
-    },
-    /// Measures everything in docs/benchmarks.md: about forty minutes
-    Suite(Suite),
-    /// Compares the speed of two builds; exits 1 if the tree is slower
-    Guard(Guard),
-    /// Compares passed requests with `proxy_pass` of nginx: processor time and latency
-    Proxy(Proxy),
-}
 
 /// A kind of measurement, with its own defaults for the rest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Serialize)]
@@ -70,16 +35,6 @@ pub(crate) enum Scenario {
     H2,
     /// 50 clients over HTTP/1.1 and 20 over HTTP/2, one second of events: a test of correctness
     Smoke,
-}
-
-/// Storage of the events that clients missed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum From {
-    /// Memory of the server
-    Window,
-    /// JetStream: the window in memory is smaller than the missed events
-    Archive,
 }
 
 /// HTTP version of the clients.
@@ -204,4 +159,45 @@ pub(crate) struct Options {
     /// Added by cargo
     #[arg(long, hide = true)]
     pub(crate) bench: bool,
+}
+
+/// Cores of a comparison of servers.
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct Cores {
+    /// Core for the servers that are compared [default: the first core of this process]
+    #[arg(long, requires = "load_cpu")]
+    pub(crate) server_cpu: Option<usize>,
+    /// Core for clients, publisher, application and nats-server [default: the second core of this
+    /// process]
+    #[arg(long, requires = "server_cpu")]
+    pub(crate) load_cpu: Option<usize>,
+}
+
+/// Command line without subcommands.
+#[derive(Parser)]
+struct Line {
+    #[command(flatten)]
+    options: Options,
+}
+
+impl Options {
+    /// Returns the options of a measurement of servers that the load tool starts.
+    pub(crate) fn spawning(options: &str) -> Fallible<Self> {
+        let words = ["load", "--spawn"].into_iter();
+        let words = words.chain(options.split_ascii_whitespace());
+        Ok(Line::try_parse_from(words)?.options)
+    }
+}
+
+impl Cores {
+    /// Chooses the cores that the command line did not name, if there are two. Must run before this
+    /// thread is pinned.
+    pub(crate) fn choose(&mut self) -> Fallible<()> {
+        if self.load_cpu.is_none()
+            && let Some([server, load]) = machine::two_cores()?
+        {
+            (self.server_cpu, self.load_cpu) = (Some(server), Some(load));
+        }
+        Ok(())
+    }
 }

@@ -4,7 +4,8 @@
 
 use crate::Fallible;
 use crate::client::fleet::Shape;
-use crate::options::{From, Options, Protocol, Scenario};
+use crate::options::{Options, Protocol, Scenario};
+use crate::stage::recipe::Replay;
 use crate::stage::server::Target;
 
 /// Rate of publishing.
@@ -15,19 +16,6 @@ pub(crate) enum Pace {
     PerSecond(f64),
     /// Each event is published after the previous one has reached all its clients.
     OneByOne,
-}
-
-/// Events that clients return for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
-pub(crate) struct Replay {
-    /// Their storage.
-    pub(crate) from: From,
-    /// Events that each client missed.
-    pub(crate) missed: u64,
-    /// Missed events of all subjects.
-    pub(crate) events: u64,
-    /// Bytes of each payload.
-    pub(crate) size: usize,
 }
 
 /// Parameters of one run.

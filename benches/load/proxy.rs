@@ -21,11 +21,11 @@ use clap::Args;
 
 use crate::Fallible;
 use crate::guard::verdict::Spread;
-use crate::options::Protocol;
-use crate::stage::machine;
+use crate::options::{Cores, Protocol};
 use crate::stage::nats::{self, Nats};
 use crate::stage::process::Cpu;
-use crate::stage::server::{Recipe, Server};
+use crate::stage::recipe::Recipe;
+use crate::stage::server::Server;
 use traffic::{Clients, Kind, Rate, Tally};
 
 /// Options of the comparison.
@@ -46,12 +46,8 @@ pub(crate) struct Proxy {
     /// nats-server to start [default: the one in .tools, else in PATH]
     #[arg(long)]
     nats_server: Option<PathBuf>,
-    /// Core for the proxies [default: the first core of this process]
-    #[arg(long, requires = "load_cpu")]
-    server_cpu: Option<usize>,
-    /// Core for clients, application and nats-server [default: the second core of this process]
-    #[arg(long, requires = "server_cpu")]
-    load_cpu: Option<usize>,
+    #[command(flatten)]
+    pub(crate) cores: Cores,
     /// Added by cargo
     #[arg(long, hide = true)]
     bench: bool,
@@ -115,28 +111,13 @@ const KINDS: [Kind; 5] = [
 const MODERATE: Rate = Rate::PerSecond(1000);
 
 impl Proxy {
-    /// Returns the core for everything but the proxies, if there is one to spare.
-    pub(crate) fn load_cpu(&self) -> Option<usize> {
-        self.load_cpu
-    }
-
-    /// Chooses the cores that the command line did not name. Must run before this thread is pinned.
-    pub(crate) fn choose_cores(&mut self) -> Fallible<()> {
-        if self.load_cpu.is_none()
-            && let Some([server, load]) = machine::two_cores()?
-        {
-            (self.server_cpu, self.load_cpu) = (Some(server), Some(load));
-        }
-        Ok(())
-    }
-
     /// Measures and prints the table. Fails if a request fails.
     pub(crate) async fn run(&self) -> Fallible<bool> {
         let application = application::start()?;
         let nats = Nats::start(&nats::program(self.nats_server.clone())).await?;
         let recipe = Recipe {
             sidestream: self.sidestream.clone(),
-            core: self.server_cpu,
+            core: self.cores.server_cpu,
             tls: false,
             log: "warn".to_owned(),
             replay: None,
@@ -144,7 +125,7 @@ impl Proxy {
             application: Some(application),
         };
         let sidecar = Server::sidestream(&recipe, nats.url()).await?;
-        let (nginx, http2) = Server::nginx_proxy(self.server_cpu, application).await?;
+        let (nginx, http2) = Server::nginx_proxy(self.cores.server_cpu, application).await?;
         let running = |server: &Server, http2: Option<SocketAddr>| -> Fallible<Running> {
             let http1 = server.origin().trim_start_matches("http://").parse()?;
             Ok(Running {

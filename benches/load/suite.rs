@@ -8,10 +8,10 @@ mod page;
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser as _};
+use clap::Args;
 use serde_json::{Value, json};
 
-use crate::options::{Arguments, Options};
+use crate::options::Options;
 use crate::report;
 use crate::stage::machine;
 use crate::stage::server::Target;
@@ -139,10 +139,7 @@ impl Suite {
     }
 
     fn options(&self, measurement: &Measurement) -> Fallible<Options> {
-        let arguments = ["load", "--spawn"]
-            .into_iter()
-            .chain(measurement.options.split_ascii_whitespace());
-        let mut options = Arguments::try_parse_from(arguments)?.options;
+        let mut options = Options::spawning(measurement.options)?;
         // Targets that are not installed are omitted: they are comparisons, not goals.
         options.targets = measurement
             .targets

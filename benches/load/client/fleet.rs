@@ -9,9 +9,7 @@ use std::sync::Arc;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use super::endpoint::Endpoint;
-use super::meter::Meter;
-use super::visit::Visit;
+use super::crowd::Crowd;
 use super::{http1, http2};
 
 /// HTTP version and number of clients.
@@ -51,20 +49,6 @@ impl Shape {
             clients: self.clients(),
         }
     }
-}
-
-/// Settings that all clients of a fleet share.
-pub(crate) struct Crowd {
-    /// Address of the server.
-    pub(crate) endpoint: Endpoint,
-    /// Client `k` reads the subject numbered `k % groups`.
-    pub(crate) groups: usize,
-    /// Maximum number of clients between connect and first byte.
-    pub(crate) connecting: usize,
-    /// First connection or a return.
-    pub(crate) visit: Visit,
-    /// Counts what they receive.
-    pub(crate) meter: Arc<Meter>,
 }
 
 /// Clients that read until the fleet is dropped.

@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::fleet::Crowd;
+use super::crowd::Crowd;
 use crate::Fallible;
 use crate::wire::events::EventReader;
 use crate::wire::http1::Response;

@@ -8,8 +8,8 @@ use hyper::{Request, header};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinSet;
 
+use super::crowd::Crowd;
 use super::endpoint::Endpoint;
-use super::fleet::Crowd;
 use super::meter::Tally;
 use crate::Fallible;
 use crate::wire::http1::Fault;

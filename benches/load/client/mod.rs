@@ -3,6 +3,7 @@
 //! Clients must cost little, because they run on one core beside a server that is measured. They
 //! share a read buffer, parse without allocating, and count into one [`meter::Meter`].
 
+pub(crate) mod crowd;
 pub(crate) mod endpoint;
 pub(crate) mod fleet;
 mod http1;

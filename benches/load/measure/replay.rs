@@ -18,9 +18,10 @@ use crate::Fallible;
 use crate::client::fleet::{Fleet, Shape};
 use crate::client::meter::{Goal, Meter};
 use crate::client::visit::{Positions, Visit};
-use crate::plan::{Pace, Plan, Replay};
+use crate::plan::{Pace, Plan};
 use crate::stage::nats::Nats;
 use crate::stage::process::{Cpu, peak_bytes, reset_peak};
+use crate::stage::recipe::Replay;
 
 /// Runs the first visit, publishes the missed events, and measures the return.
 pub(super) async fn run(plan: &Plan, replay: Replay, setting: Setting<'_>) -> Fallible<Value> {

@@ -13,10 +13,9 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::child::Child;
-use super::tokens::Tokens;
+use super::recipe::Recipe;
 use super::{peer, sidecar};
 use crate::Fallible;
-use crate::plan::Replay;
 
 /// Kinds of servers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
@@ -70,24 +69,6 @@ pub(crate) struct Server {
     child: Option<(Child, TempDir)>,
     /// Address to post events to, if the server does not read from NATS.
     posts: Option<SocketAddr>,
-}
-
-/// Settings for starting a server.
-pub(crate) struct Recipe {
-    /// Binary of the sidecar.
-    pub(crate) sidestream: PathBuf,
-    /// Core for the server.
-    pub(crate) core: Option<usize>,
-    /// Serve TLS.
-    pub(crate) tls: bool,
-    /// Log filter of the sidecar.
-    pub(crate) log: String,
-    /// Events that will be replayed.
-    pub(crate) replay: Option<Replay>,
-    /// Tokens of the clients; the sidecar verifies them.
-    pub(crate) tokens: Option<Tokens>,
-    /// Application that receives requests for other paths.
-    pub(crate) application: Option<SocketAddr>,
 }
 
 impl Server {

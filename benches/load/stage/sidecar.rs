@@ -5,10 +5,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use super::nats::STREAM;
-use super::server::Recipe;
+use super::recipe::{From, Recipe, Replay};
 use crate::Fallible;
-use crate::options::From;
-use crate::plan::Replay;
 
 /// Source of the events, which determines the route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]

@@ -1,0 +1,49 @@
+//! Settings of a server under test.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::ValueEnum;
+
+use super::tokens::Tokens;
+
+/// Settings for starting a server.
+pub(crate) struct Recipe {
+    /// Binary of the sidecar.
+    pub(crate) sidestream: PathBuf,
+    /// Core for the server.
+    pub(crate) core: Option<usize>,
+    /// Serve TLS.
+    pub(crate) tls: bool,
+    /// Log filter of the sidecar.
+    pub(crate) log: String,
+    /// Events that will be replayed.
+    pub(crate) replay: Option<Replay>,
+    /// Tokens of the clients; the sidecar verifies them.
+    pub(crate) tokens: Option<Tokens>,
+    /// Application that receives requests for other paths.
+    pub(crate) application: Option<SocketAddr>,
+}
+
+/// Events that clients return for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+pub(crate) struct Replay {
+    /// Their storage.
+    pub(crate) from: From,
+    /// Events that each client missed.
+    pub(crate) missed: u64,
+    /// Missed events of all subjects.
+    pub(crate) events: u64,
+    /// Bytes of each payload.
+    pub(crate) size: usize,
+}
+
+/// Storage of the events that clients missed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum From {
+    /// Memory of the server
+    Window,
+    /// JetStream: the window in memory is smaller than the missed events
+    Archive,
+}
