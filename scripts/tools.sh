@@ -309,6 +309,8 @@ test)
     packages
     nats "${NATS_VERSIONS[@]}"
     npm_packages tests/clients
+    npm_packages tests/clients/grpc
+    python_packages clients-grpc tests/clients/grpc/requirements.txt
     client_library
     npm_packages tests/issuer
     examples
@@ -340,6 +342,8 @@ all)
     packages
     nats "${NATS_VERSIONS[@]}"
     npm_packages tests/clients
+    npm_packages tests/clients/grpc
+    python_packages clients-grpc tests/clients/grpc/requirements.txt
     client_library
     npm_packages tests/issuer
     examples

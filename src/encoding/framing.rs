@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::encoder::Encoder;
 use super::envelope::Envelope;
+use super::grpc::Grpc;
 use super::{long_poll, ndjson, sse, websocket};
 
 /// Form of events and control messages in the response.
@@ -18,13 +19,26 @@ pub enum Framing {
     /// WebSocket: one object per text message.
     #[serde(rename = "websocket")]
     WebSocket,
+    /// gRPC-Web: one length-prefixed protobuf message per event. In configuration also gRPC.
+    GrpcWeb,
+    /// gRPC over HTTP/2: the same messages, and trailers of HTTP/2. Its name is that of
+    /// [`Framing::GrpcWeb`].
+    #[serde(rename = "grpc_web")]
+    Grpc,
     /// One JSON document per request, when there are events or the wait is over.
     LongPoll,
 }
 
 impl Framing {
     /// All framings, in the order of the variants.
-    pub const ALL: [Self; 4] = [Self::Sse, Self::Ndjson, Self::WebSocket, Self::LongPoll];
+    pub const ALL: [Self; 6] = [
+        Self::Sse,
+        Self::Ndjson,
+        Self::WebSocket,
+        Self::GrpcWeb,
+        Self::Grpc,
+        Self::LongPoll,
+    ];
 
     /// Framings of a route that names none.
     pub const DEFAULT: [Self; 2] = [Self::Sse, Self::Ndjson];
@@ -32,8 +46,8 @@ impl Framing {
     /// Framing of the encoding that every buffered event has. The payload is kept inside it.
     pub const STORED: Self = Self::Sse;
 
-    /// Number of framings that have encodings of events beside the stored one: the variants after
-    /// it, up to [`Self::WebSocket`].
+    /// Number of framings whose encodings have a place of their own in every event: the variants after
+    /// the stored one, up to [`Self::WebSocket`]. The one after them is [`Self::GrpcWeb`].
     pub const FURTHER: usize = Self::WebSocket as usize;
 
     /// Value in configuration, logs and metric labels.
@@ -43,6 +57,7 @@ impl Framing {
             Self::Sse => "sse",
             Self::Ndjson => "ndjson",
             Self::WebSocket => "websocket",
+            Self::GrpcWeb | Self::Grpc => "grpc_web",
             Self::LongPoll => "long_poll",
         }
     }
@@ -52,8 +67,15 @@ impl Framing {
     pub const fn of_events(self) -> Self {
         match self {
             Self::LongPoll => Self::Ndjson,
+            Self::Grpc => Self::GrpcWeb,
             other => other,
         }
+    }
+
+    /// Returns true for gRPC and gRPC-Web, which clients ask for by a call of a method.
+    #[must_use]
+    pub const fn is_grpc(self) -> bool {
+        matches!(self, Self::GrpcWeb | Self::Grpc)
     }
 
     /// Envelope of encoded events in a transport with this one. A WebSocket message has no chunk
@@ -62,7 +84,7 @@ impl Framing {
     pub fn envelope(self, of_transport: Envelope) -> Envelope {
         match self {
             Self::WebSocket => Envelope::NONE,
-            Self::Sse | Self::Ndjson | Self::LongPoll => of_transport,
+            _ => of_transport,
         }
     }
 
@@ -73,6 +95,8 @@ impl Framing {
             Self::Sse => Some("text/event-stream"),
             Self::Ndjson => Some("application/x-ndjson"),
             Self::WebSocket => None,
+            Self::GrpcWeb => Some("application/grpc-web+proto"),
+            Self::Grpc => Some("application/grpc"),
             Self::LongPoll => Some("application/json"),
         }
     }
@@ -84,6 +108,12 @@ impl Framing {
             Self::Sse => &sse::Sse,
             Self::Ndjson => &ndjson::Ndjson,
             Self::WebSocket => &websocket::WebSocket,
+            Self::GrpcWeb => &Grpc {
+                has_trailer_frame: true,
+            },
+            Self::Grpc => &Grpc {
+                has_trailer_frame: false,
+            },
             Self::LongPoll => &long_poll::LongPoll,
         }
     }

@@ -15,6 +15,7 @@
 mod encoder;
 pub mod envelope;
 mod framing;
+pub mod grpc;
 mod long_poll;
 mod ndjson;
 pub mod sse;

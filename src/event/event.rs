@@ -80,6 +80,9 @@ impl Tier {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct EventName(Arc<str>);
 
+/// Name of the event for a removed key.
+const REMOVED: &str = "sidestream.removed";
+
 impl EventName {
     /// Maximum length in bytes.
     pub const LENGTH_MAX: usize = 128;
@@ -106,7 +109,13 @@ impl EventName {
     /// it.
     #[must_use]
     pub fn removed() -> Self {
-        Self(Arc::from("sidestream.removed"))
+        Self(Arc::from(REMOVED))
+    }
+
+    /// True for [`EventName::removed`].
+    #[must_use]
+    pub fn is_removed(&self) -> bool {
+        *self.0 == *REMOVED
     }
 
     /// True if it is the name of an event that Sidestream itself makes.

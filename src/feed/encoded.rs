@@ -36,8 +36,17 @@ pub struct EncodedEvent {
     /// Encodings in the other framings. Threads that need one at the same time may each make it; all
     /// then use the same one. One word each, half of a `OnceLock`.
     further: [OnceBox<Further>; Framing::FURTHER],
+    /// Forms that few events have, in one word.
+    rare: OnceBox<Rare>,
+}
+
+/// Forms of an event that few have.
+#[derive(Debug, Default)]
+struct Rare {
+    /// Encoding in [`Framing::GrpcWeb`].
+    grpc: OnceBox<Further>,
     /// The event with its payload in other versions.
-    converted: OnceBox<ConvertedList>,
+    converted: ConvertedList,
 }
 
 /// Place of the payload in an encoding, in eight bytes. No encoding begins with its payload.
@@ -104,7 +113,7 @@ impl EncodedEvent {
             payload,
             reservation: budget.reserve(bytes),
             further: Default::default(),
-            converted: OnceBox::new(),
+            rare: OnceBox::new(),
         })
     }
 
@@ -126,14 +135,12 @@ impl EncodedEvent {
     /// the event, and charges the budget.
     #[must_use]
     pub fn encoding(&self, framing: Framing) -> &Encoding {
-        match self.further(framing) {
-            None => &self.stored,
-            Some(further) => {
-                &further
-                    .get_or_init(|| self.encode_further(framing))
-                    .encoding
-            }
-        }
+        let Some(index) = further_index(framing) else {
+            return &self.stored;
+        };
+        let place = self.further.get(index);
+        let place = place.unwrap_or_else(|| &self.rare.get_or_init(Box::default).grpc);
+        &place.get_or_init(|| self.encode_further(framing)).encoding
     }
 
     /// Returns the event with its payload in the version of a feed; `None` if it cannot be converted.
@@ -145,7 +152,7 @@ impl EncodedEvent {
         {
             return Some(self.clone());
         }
-        let mut list = self.converted.get_or_init(Box::default);
+        let mut list = &self.rare.get_or_init(Box::default).converted;
         loop {
             let known = list.0.get_or_init(|| {
                 Box::new(Converted {
@@ -189,16 +196,19 @@ impl EncodedEvent {
 
     /// Encoding under the event's own name, if it was made.
     pub(super) fn known_encoding(&self, framing: Framing) -> Option<&Encoding> {
-        match self.further(framing) {
-            None => Some(&self.stored),
-            Some(further) => further.get().map(|further| &further.encoding),
-        }
+        let Some(index) = further_index(framing) else {
+            return Some(&self.stored);
+        };
+        let place = self.further.get(index);
+        let place = place.or_else(|| Some(&self.rare.get()?.grpc));
+        Some(&place?.get()?.encoding)
     }
 
     /// True if the event was converted, or could not be.
     #[cfg(test)]
     pub(super) fn has_conversions(&self) -> bool {
-        self.converted.get().is_some()
+        let rare = self.rare.get();
+        rare.is_some_and(|rare| rare.converted.0.get().is_some())
     }
 
     /// Encodes the event under another name. The result is not kept.
@@ -209,15 +219,6 @@ impl EncodedEvent {
             ..EventParts::of(&self.event)
         };
         framing.encoder().event(parts, self.reservation.envelope())
-    }
-
-    /// Place of the encoding in a framing; `None` if it is the stored one.
-    fn further(&self, framing: Framing) -> Option<&OnceBox<Further>> {
-        debug_assert!(
-            framing == framing.of_events(),
-            "feeds have a framing that encodes events"
-        );
-        self.further.get((framing as usize).checked_sub(1)?)
     }
 
     /// Not inlined: readers of the stored framing never get here.
@@ -231,6 +232,16 @@ impl EncodedEvent {
             _reservation: self.reservation.add(bytes),
         })
     }
+}
+
+/// Index of a framing among those after the stored one; `None` if it is that. Events have no place of
+/// their own for the last one, which is in [`Rare`].
+fn further_index(framing: Framing) -> Option<usize> {
+    debug_assert!(
+        framing == framing.of_events(),
+        "feeds have a framing that encodes events"
+    );
+    (framing as usize).checked_sub(1)
 }
 
 #[cfg(test)]
@@ -273,6 +284,15 @@ mod tests {
             encoded.stored(),
             encoded.encoding(Framing::Sse)
         ));
+        for framing in [Framing::WebSocket, Framing::GrpcWeb] {
+            assert!(encoded.known_encoding(framing).is_none());
+            let used = budget.used();
+            let made = encoded.encoding(framing);
+            assert!(std::ptr::eq(made, encoded.encoding(framing)));
+            let known = encoded.known_encoding(framing);
+            assert!(known.is_some_and(|known| std::ptr::eq(made, known)));
+            assert!(budget.used() >= used + made.len());
+        }
         drop(encoded);
         assert_eq!(budget.used(), 0);
     }

@@ -25,6 +25,8 @@ pub enum CloseReason {
     Revoked,
     /// An operator or an application ended the event streams of the client once. It may return.
     Kicked,
+    /// The deadline that the client of a gRPC call has set is over.
+    Deadline,
     /// The client has every event of a finite event stream.
     End,
     /// A long poll was answered: its client continues with the next one.
@@ -42,7 +44,7 @@ struct Row {
 
 impl CloseReason {
     /// Every reason, in the order of the variants.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Client,
         Self::Drain,
         Self::Age,
@@ -52,6 +54,7 @@ impl CloseReason {
         Self::Expired,
         Self::Revoked,
         Self::Kicked,
+        Self::Deadline,
         Self::End,
         Self::Answered,
     ];
@@ -67,6 +70,7 @@ impl CloseReason {
             Self::Expired => ("expired", true, Level::INFO),
             Self::Revoked => ("revoked", true, Level::INFO),
             Self::Kicked => ("kicked", true, Level::INFO),
+            Self::Deadline => ("deadline", true, Level::INFO),
             // The client receives `sidestream.end` instead.
             Self::End => ("end", false, Level::INFO),
             // One line for each poll would hide all others.
@@ -115,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn clients_receive_seven_of_the_reasons() {
+    fn clients_receive_eight_of_the_reasons() {
         let sent: Vec<_> = CloseReason::ALL
             .into_iter()
             .filter_map(CloseReason::client_reason)
@@ -123,7 +127,7 @@ mod tests {
         assert_eq!(
             sent,
             [
-                "drain", "age", "slow", "upstream", "expired", "revoked", "kicked"
+                "drain", "age", "slow", "upstream", "expired", "revoked", "kicked", "deadline"
             ]
         );
     }

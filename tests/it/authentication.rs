@@ -7,6 +7,7 @@ mod event_names;
 mod expiry;
 mod failures;
 mod forward;
+mod grpc;
 mod issuer;
 mod key_attacks;
 mod limits;

@@ -708,8 +708,8 @@ fn framings_are_known_words_in_the_order_of_preference() {
             "did you mean `ndjson`?",
         ),
         (
-            "[sse, ndjson, websocket, long_poll, sse]",
-            "has 5 items, the maximum is 4",
+            "[sse, ndjson, websocket, long_poll, grpc_web, sse]",
+            "has 6 items, the maximum is 5",
             "",
         ),
         ("sse", "must be a list", "write `[...]`"),

@@ -22,6 +22,7 @@ mod event_streams;
 mod examples;
 mod finite;
 mod front;
+mod grpc;
 mod history;
 mod latest;
 mod long_poll;

@@ -130,7 +130,7 @@ admin: {{ address: 127.0.0.1:0, control: control.sock }}
 nats: {{ servers: ["{url}"] }}
 routes:
   - path: /orders
-    framings: [sse, ndjson, websocket, long_poll]
+    framings: [sse, ndjson, websocket, long_poll, grpc_web]
     sources: [{{ stream: ORDERS, subjects: ["orders.>"] }}]
     heartbeat: 400ms
     expired: gap

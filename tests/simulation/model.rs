@@ -571,7 +571,9 @@ impl Model {
                 let rest = format!(r#"{name}"subject":"{subject}","data":{data}}}"#);
                 format!("{{\"id\":\"{position}\",{rest}\n")
             }
-            Framing::WebSocket | Framing::LongPoll => unreachable!("no feed of a run has it"),
+            Framing::WebSocket | Framing::GrpcWeb | Framing::Grpc | Framing::LongPoll => {
+                unreachable!("no feed of a run has it")
+            }
         }
     }
 }

@@ -9,7 +9,8 @@
 //!   authority), [`oidc`] (an OpenID Connect issuer), [`issuer`] (one that misbehaves),
 //!   [`endpoint`] (an authentication endpoint of an application), [`application`] (the
 //!   application beside a sidecar),
-//! - clients: [`sse`] with [`sse_parser`] and [`ndjson`] over [`http1`] and [`h2`], [`browser`] (Chromium),
+//! - clients: [`sse`] with [`sse_parser`] and [`ndjson`] over [`http1`] and [`h2`], [`websocket`],
+//!   [`grpc`] (gRPC and gRPC-Web, and the libraries of applications), [`browser`] (Chromium),
 //!   [`node`] (npm packages), [`h2_tap`] (frames as received), [`transport`] (TCP or TLS),
 //! - faults: [`proxy`] (delays, stalls, cuts), and the signals of [`process`],
 //! - readers of manifests that are not ours: [`kubernetes`],
@@ -25,6 +26,7 @@ pub mod browser;
 pub mod certs;
 pub mod endpoint;
 pub mod front;
+pub mod grpc;
 pub mod h2;
 pub mod h2_tap;
 pub mod http1;

@@ -166,6 +166,10 @@ mod tests {
                 "{ address: 'http://a', subscribe: { sources: [{ allow: [a] }], framings: [websocket] } }",
                 "the application answers a request, and a WebSocket has no answer",
             ),
+            (
+                "{ address: 'http://a', subscribe: { sources: [{ allow: [a] }], framings: [grpc_web] } }",
+                "a gRPC call names the path of a route, and the application has none",
+            ),
             ("{ connections: 0 }", "`connections` must be more than 0"),
             (
                 "{ connections: 100001 }",

@@ -247,6 +247,14 @@ pub(super) fn subscribe(keys: &mut MapReader<'_>) -> Option<LocatedRoute> {
             Some("remove `websocket`, or add a route"),
         );
     }
+    if options.framings.contains(&Framing::GrpcWeb) {
+        let message = "a gRPC call names the path of a route, and the application has none";
+        keys.error(
+            "framings",
+            message,
+            Some("remove `grpc_web`, or add a route"),
+        );
+    }
     let (locations, sources) = sources?
         .into_iter()
         .map(|LocatedSource { at, config }| (at, config))
@@ -314,11 +322,12 @@ fn options(keys: &mut MapReader<'_>, default: RouteConfig) -> RouteConfig {
     }
 }
 
-const FRAMINGS: [(&str, Framing); Framing::ALL.len()] = [
+const FRAMINGS: [(&str, Framing); 5] = [
     (Framing::Sse.as_str(), Framing::Sse),
     (Framing::Ndjson.as_str(), Framing::Ndjson),
     (Framing::WebSocket.as_str(), Framing::WebSocket),
     (Framing::LongPoll.as_str(), Framing::LongPoll),
+    (Framing::GrpcWeb.as_str(), Framing::GrpcWeb),
 ];
 const UNAUTHENTICATED: [(&str, Unauthenticated); 3] = [
     ("auto", Unauthenticated::Auto),

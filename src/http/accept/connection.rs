@@ -45,9 +45,10 @@ use crate::http::h1::sink::TaskSocket;
 use crate::http::h1::stream::H1Stream;
 use crate::http::request::answer::{Answer, Waiting, reject, unparsed_response};
 use crate::http::request::body::Body;
+use crate::http::request::call::is_call;
 use crate::http::request::rejection_code::RejectionCode;
 use crate::http::request::request::Caller;
-use crate::http::request::respond::answer;
+use crate::http::request::respond::{answer, answer_call};
 use crate::http::stream::client_messages::ClientMessages;
 use crate::http::stream::state::Peer;
 use crate::http::transport::{LINGER, Socket, Transport};
@@ -128,7 +129,7 @@ async fn send_last<T: Transport>(mut io: T, bytes: &[u8]) -> std::io::Result<()>
     Ok(())
 }
 
-/// Answers a request, by the application if no route has its path.
+/// Answers a request, by the application if no route has its path. A gRPC call has a body, too.
 async fn http1_answer(
     context: &Arc<Context>,
     caller: &Caller,
@@ -136,10 +137,14 @@ async fn http1_answer(
     reclaim: &SocketReclaim,
 ) -> Answer {
     let routes = context.routes();
-    if let Some(application) = application_of(&routes, &request) {
+    let application = application_of(&routes, &request);
+    if application.is_some() || is_call(&routes, request.uri().path()) {
         let request = request.map(|body| RequestBody::new(RequestBytes::Http1(body)));
         let progress = request.body().progress();
-        let mut answer = pass(context, &routes, &application, caller, request).await;
+        let mut answer = match application {
+            Some(application) => pass(context, &routes, &application, caller, request).await,
+            None => Box::pin(answer_call(context, &routes, caller, request)).await,
+        };
         // A client that is answered early may omit the rest of its body. The next bytes are then
         // another request, which would be read as content.
         let is_unread = !progress.is_complete();

@@ -20,6 +20,7 @@ use crate::encoding::Framing;
 use crate::http::context::Context;
 use crate::http::request::admission::admit_request;
 use crate::http::request::answer::{Answer, reject};
+use crate::http::request::call::is_call;
 use crate::http::request::client_address::{client_address, is_trusted};
 use crate::http::request::rejection::Rejection;
 use crate::http::request::rejection_code::RejectionCode;
@@ -29,14 +30,15 @@ use crate::http::route::Routes;
 use crate::net::request_head;
 
 /// Returns the application if it receives this request: neither a route nor the tickets have its
-/// path.
+/// path, and it is not that of gRPC calls.
 pub(in crate::http) fn application_of<B>(
     routes: &Routes,
     request: &Request<B>,
 ) -> Option<Arc<Application>> {
     let application = routes.application.as_ref()?;
     let path = request.uri().path();
-    let is_own = routes.find(path).is_some() || routes.tickets_at(path).is_some();
+    let is_own =
+        routes.find(path).is_some() || routes.tickets_at(path).is_some() || is_call(routes, path);
     (!is_own).then(|| Arc::clone(application))
 }
 

@@ -133,6 +133,7 @@ async fn open(asking: &Asking<'_>, subscription: Subscription) -> Result<Answer,
         options: route.options(framing, version).clone(),
         client,
         expiry,
+        deadline: None,
     };
     open_stream(
         context,

@@ -31,9 +31,10 @@ use crate::http::application::pass::{application_of, pass};
 use crate::http::application::request_body::{RequestBody, RequestBytes};
 use crate::http::context::Context;
 use crate::http::request::answer::{Answer, reject};
+use crate::http::request::call::is_call;
 use crate::http::request::rejection_code::RejectionCode;
 use crate::http::request::request::Caller;
-use crate::http::request::respond::answer;
+use crate::http::request::respond::{answer, answer_call};
 use crate::http::request::upgrade::is_websocket;
 use crate::http::stream::group::StreamGroup;
 
@@ -184,7 +185,7 @@ impl Answered {
     }
 }
 
-/// Answers a request, by the application if no route has its path. The body is returned if it has the
+/// Answers a request, by the application if no route has its path. A gRPC call has a body, too. The body is returned if it has the
 /// messages of a WebSocket.
 async fn http2_answer(
     context: &Arc<Context>,
@@ -193,12 +194,16 @@ async fn http2_answer(
     budget: &Arc<ReadBudget>,
 ) -> (Answer, Option<RecvStream>) {
     let routes = context.routes();
-    if let Some(application) = application_of(&routes, &request) {
+    let application = application_of(&routes, &request);
+    if application.is_some() || is_call(&routes, request.uri().path()) {
         let request = request.map(|body| {
             let _upload = budget.upload();
             RequestBody::new(RequestBytes::Http2 { body, _upload })
         });
-        let answer = pass(context, &routes, &application, caller, request).await;
+        let answer = match application {
+            Some(application) => pass(context, &routes, &application, caller, request).await,
+            None => Box::pin(answer_call(context, &routes, caller, request)).await,
+        };
         return (answer, None);
     }
     let has_body = !request.body().is_end_stream();

@@ -12,6 +12,7 @@ use std::task::Context;
 
 use bytes::{Buf, Bytes};
 use h2::{Reason, SendStream};
+use hyper::HeaderMap;
 
 use crate::feed::{DirectSink, EncodedRun, SendOutcome};
 use crate::http::stream::direct_path::DirectPath;
@@ -58,6 +59,11 @@ impl SharedStream {
         self.lock()
             .send_data(DataChunk::of(self.clone(), bytes), is_last)
             .map_err(|_| Ended)
+    }
+
+    /// Ends the stream with trailers, after everything that was passed.
+    pub(super) fn finish(&self, trailers: HeaderMap) -> Result<(), Ended> {
+        self.lock().send_trailers(trailers).map_err(|_| Ended)
     }
 
     /// Counts bytes that h2 has written, or copied to the connection's buffer.

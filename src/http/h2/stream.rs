@@ -25,6 +25,7 @@ use h2::RecvStream;
 
 use super::idle::UseGuard;
 use super::sink::SharedStream;
+use crate::http::request::call;
 use crate::http::stream::client_messages::{ClientMessages, ClientState};
 use crate::http::stream::event_stream::{EventStream, Step};
 use crate::http::stream::stall::StallTimer;
@@ -189,8 +190,17 @@ impl H2Stream {
         let part = unsent.bytes.split_to(part_length);
         let is_all = unsent.bytes.is_empty();
         let is_last = is_all && self.io.last.is_some_and(|last| !last.is_aborted);
+        let trailers = is_last.then(|| self.stream.take_trailers()).flatten();
+        let ends_with_data = is_last && trailers.is_none();
         // Careful receivers count empty frames as a flood, unless they end the stream.
-        if (is_last || !part.is_empty()) && self.io.shared.pass(part, is_last).is_err() {
+        if (ends_with_data || !part.is_empty())
+            && self.io.shared.pass(part, ends_with_data).is_err()
+        {
+            return Poll::Ready(CloseReason::Client);
+        }
+        if let Some(trailers) = trailers
+            && self.io.shared.finish(call::fields(&trailers)).is_err()
+        {
             return Poll::Ready(CloseReason::Client);
         }
         if is_all {

@@ -11,6 +11,7 @@ use hyper::header::{
 use hyper::{Method, Response, StatusCode};
 
 use super::body::Body;
+use super::call;
 use super::challenge::Challenge;
 use super::rejection::Rejection;
 use super::rejection_code::RejectionCode;
@@ -18,6 +19,7 @@ use super::rejection_row::Row;
 use super::request::is_browser;
 use super::upgrade::{self, Handshake};
 use crate::encoding::Framing;
+use crate::encoding::grpc::Trailers;
 use crate::encoding::websocket::{close_code, put_close_frame};
 use crate::http::application::response_body::PassedBody;
 use crate::http::application::tunnel::Tunnel;
@@ -59,6 +61,8 @@ const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 /// Methods of every route.
 pub(super) const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, OPTIONS");
+/// Compressions of messages that the server reads.
+const GRPC_ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
 /// Switches off response buffering in nginx and proxies based on it.
 const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
@@ -88,6 +92,19 @@ pub(super) fn finished_websocket() -> Bytes {
     let mut out = BytesMut::new();
     put_close_frame(&mut out, close_code::END, "end");
     out.freeze()
+}
+
+/// Response of a gRPC call without a message: its head has the status (trailers-only).
+pub(super) fn end_of_call(framing: Framing, trailers: &Trailers<'_>) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::new());
+    let headers = response.headers_mut();
+    headers.extend(call::fields(trailers));
+    if let Some(media_type) = framing.media_type() {
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
+    }
+    headers.insert(X_CONTENT_TYPE_OPTIONS, NO_SNIFF);
+    headers.insert(CACHE_CONTROL, NO_STORE);
+    response
 }
 
 /// Answer with JSON that no cache keeps.
@@ -126,8 +143,8 @@ pub(super) fn event_stream_head(
     // A connection serves no request after an event stream, and a proxy must not send one into its
     // end. A route with `close: abort` does not announce the end: undici, the fetch of Node, would
     // report an announced end as a clean one.
-    if protocol == Protocol::Http10 || (protocol == Protocol::Http11 && close == CloseStyle::Clean)
-    {
+    let is_announced = close == CloseStyle::Clean || framing.is_grpc();
+    if protocol == Protocol::Http10 || (protocol == Protocol::Http11 && is_announced) {
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
 }
@@ -192,6 +209,26 @@ pub(in crate::http) fn reject_websocket<B>(
     record(context, row, rejection.code, request);
     let body = rejection.stream_body(Framing::WebSocket);
     row.answer(handshake.head().map(|()| body))
+}
+
+/// Counts a rejected call of gRPC, and returns its response.
+pub(super) fn reject_call<B>(
+    context: &Context,
+    rejection: &Rejection,
+    request: &hyper::Request<B>,
+    framing: Framing,
+) -> Answer {
+    let row = rejection.code.row();
+    record(context, row, rejection.code, request);
+    let mut response = end_of_call(framing, &rejection.trailers());
+    let headers = response.headers_mut();
+    if rejection.code == RejectionCode::UnsupportedMediaType {
+        headers.insert(GRPC_ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    }
+    if request.version() != hyper::Version::HTTP_2 && row.closes_connection {
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    row.answer(response)
 }
 
 fn record<B>(context: &Context, row: Row, code: RejectionCode, request: &hyper::Request<B>) {

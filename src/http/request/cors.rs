@@ -82,6 +82,44 @@ pub(in crate::http) fn preflight(
     }
 }
 
+/// Adds the headers of a preflight response if one of several routes allows the origin, with the
+/// request headers of all routes that do. `routes`: their settings and request headers.
+pub(in crate::http) fn preflight_of_any<'r>(
+    routes: impl Iterator<Item = (&'r CorsConfig, &'r HeaderValue)>,
+    methods: HeaderValue,
+    more: &[&'r str],
+    request: &HeaderMap,
+    response: &mut HeaderMap,
+) {
+    let mut names = more.to_vec();
+    for (config, headers) in routes {
+        let mut allowed = HeaderMap::new();
+        answer(config, request, &mut allowed);
+        if !allowed.contains_key(ACCESS_CONTROL_ALLOW_ORIGIN) {
+            continue;
+        }
+        let headers = headers.to_str().unwrap_or_default().split(", ");
+        for name in headers {
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        // A route with credentials names the origin, which serves a route without them, too.
+        let has_credentials = allowed.contains_key(ACCESS_CONTROL_ALLOW_CREDENTIALS);
+        if has_credentials || !response.contains_key(ACCESS_CONTROL_ALLOW_ORIGIN) {
+            response.extend(allowed);
+        }
+    }
+    response.insert(VARY, HeaderValue::from_static("origin"));
+    if response.contains_key(ACCESS_CONTROL_ALLOW_ORIGIN)
+        && let Ok(names) = HeaderValue::from_str(&names.join(", "))
+    {
+        response.insert(ACCESS_CONTROL_ALLOW_METHODS, methods);
+        response.insert(ACCESS_CONTROL_ALLOW_HEADERS, names);
+        response.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static(MAX_AGE));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -112,6 +150,49 @@ mod tests {
             response.contains_key(ACCESS_CONTROL_ALLOW_CREDENTIALS),
             response.contains_key(VARY),
         )
+    }
+
+    #[test]
+    fn preflight_for_several_routes_is_allowed_by_one_of_them() {
+        let config = |origin: &str, credentials| CorsConfig {
+            origins: vec![origin.to_owned()],
+            credentials,
+        };
+        let routes = [
+            config("*", false),
+            config("https://app.example", true),
+            config("https://other.example", false),
+        ];
+        let headers = ["x-a", "x-b", "x-c"].map(HeaderValue::from_static);
+        let request = |origin| HeaderMap::from_iter([(ORIGIN, HeaderValue::from_static(origin))]);
+        let preflight = |routes: &[CorsConfig], origin: &'static str| {
+            let mut response = HeaderMap::new();
+            let routes = routes.iter().zip(&headers);
+            let methods = HeaderValue::from_static("POST");
+            preflight_of_any(routes, methods, &["x-a"], &request(origin), &mut response);
+            let value = |name| {
+                let value: Option<&HeaderValue> = response.get(name);
+                value.map(|value| value.to_str().unwrap().to_owned())
+            };
+            (
+                value(ACCESS_CONTROL_ALLOW_ORIGIN),
+                value(ACCESS_CONTROL_ALLOW_HEADERS),
+                value(ACCESS_CONTROL_ALLOW_CREDENTIALS),
+            )
+        };
+        let some = |text: &str| Some(text.to_owned());
+        assert_eq!(
+            preflight(&routes, "https://app.example"),
+            (some("https://app.example"), some("x-a, x-b"), some("true"))
+        );
+        assert_eq!(
+            preflight(&routes, "https://any.example"),
+            (some("*"), some("x-a"), None)
+        );
+        assert_eq!(
+            preflight(&routes[1..], "https://any.example"),
+            (None, None, None)
+        );
     }
 
     #[test]

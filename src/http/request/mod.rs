@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! respond         the order of all checks
+//!   call          gRPC: the message of a call becomes a request for the path that it names
 //!   tickets       a ticket for valid credentials, at the path of tickets
 //!   authenticate  principal of the request, before any variable is filled
 //!   revoked       principal and client against the revocations
@@ -28,6 +29,7 @@ pub(in crate::http) mod answer;
 pub(in crate::http) mod authenticate;
 pub(in crate::http) mod begin;
 pub(in crate::http) mod body;
+pub(in crate::http) mod call;
 pub(in crate::http) mod challenge;
 pub(in crate::http) mod client_address;
 pub(in crate::http) mod cors;

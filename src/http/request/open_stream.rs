@@ -10,7 +10,7 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use hyper::header::HeaderMap;
@@ -18,7 +18,7 @@ use hyper::{Method, Response};
 use smallvec::SmallVec;
 
 use super::admission::admit;
-use super::answer::{Answer, event_stream_head, finished, finished_websocket};
+use super::answer::{Answer, end_of_call, event_stream_head, finished, finished_websocket};
 use super::begin::beginning;
 use super::negotiate::negotiate;
 use super::rejection::Rejection;
@@ -30,6 +30,7 @@ use super::upgrade::Handshake;
 use super::version::put_version;
 use crate::auth;
 use crate::encoding::Framing;
+use crate::encoding::grpc::Trailers;
 use crate::feed::OpenError;
 use crate::http::config::Config;
 use crate::http::context::Context;
@@ -53,15 +54,26 @@ pub(in crate::http) struct RequestedStream<'r> {
     pub(in crate::http) client: ClientId,
     /// End of the permission to read it.
     pub(in crate::http) expiry: Option<auth::Expiry>,
+    /// Deadline of a gRPC call.
+    pub(in crate::http) deadline: Option<Instant>,
 }
 
-/// Returns the framing of a route that the client prefers, of those with a media type.
+/// Returns the framing of a route that the client prefers, of those that `Accept` can name.
 pub(in crate::http) fn framing(route: &Route, headers: &HeaderMap) -> Result<Framing, Rejection> {
     let with_type = |framing: &Framing| Some((*framing, framing.media_type()?));
-    let offers: SmallVec<[_; Framing::ALL.len()]> =
-        route.config.framings.iter().filter_map(with_type).collect();
+    let offers: SmallVec<[_; Framing::ALL.len()]> = route
+        .config
+        .framings
+        .iter()
+        .filter(|framing| !framing.is_grpc())
+        .filter_map(with_type)
+        .collect();
     if offers.is_empty() {
-        return Err(RejectionCode::UpgradeRequired.into());
+        if route.config.framings.contains(&Framing::WebSocket) {
+            return Err(RejectionCode::UpgradeRequired.into());
+        }
+        let message = "this route is read with gRPC or gRPC-Web";
+        return Err(Rejection::new(RejectionCode::NotAcceptable, message));
     }
     negotiate(headers, &offers, |(_, media_type)| media_type)
         .map(|(framing, _)| framing)
@@ -93,6 +105,7 @@ pub(in crate::http) async fn open_stream(
         options,
         client,
         expiry,
+        deadline,
     } = requested;
     let last_event_id = asked
         .request
@@ -136,10 +149,12 @@ pub(in crate::http) async fn open_stream(
         peer: caller.peer,
         framing,
         browser: is_browser(asked.request.headers),
+        deadline,
     };
     let Some(stream) = EventStream::open(context, opening).await? else {
         return Ok(match handshake {
             Some(_) => Answer::Text(head.map(|()| finished_websocket())),
+            None if framing.is_grpc() => Answer::Text(end_of_call(framing, &Trailers::ended())),
             None => Answer::Text(finished()),
         });
     };

@@ -67,6 +67,12 @@ rejection_codes! {
     TwoLengths,
     /// The request has a body: its event stream could not have the connection for itself.
     UnexpectedBody,
+    /// The content of a gRPC call is not protobuf, is compressed, or needs another version of HTTP.
+    UnsupportedMediaType,
+    /// The content of a gRPC call is not the request of the method.
+    BadMessage,
+    /// The message of a gRPC call is longer than 8 KiB.
+    MessageTooLarge,
     /// The request has no credentials of the route's providers.
     Unauthenticated,
     /// The credentials are invalid or expired.

@@ -137,6 +137,24 @@ impl RejectionCode {
                 "remove the body",
             )
             .closing(),
+            Self::UnsupportedMediaType => Row::permanent(
+                Status::UNSUPPORTED_MEDIA_TYPE,
+                "unsupported_media_type",
+                "the content is not protobuf of gRPC or gRPC-Web",
+                "send application/grpc over HTTP/2, or application/grpc-web+proto; without compression",
+            ),
+            Self::BadMessage => Row::permanent(
+                Status::BAD_REQUEST,
+                "bad_message",
+                "the message of the call is not valid",
+                "send one SubscribeRequest of proto/sidestream/v1/events.proto",
+            ),
+            Self::MessageTooLarge => Row::permanent(
+                Status::PAYLOAD_TOO_LARGE,
+                "message_too_large",
+                "the message of the call is too large",
+                "at most 8 KiB: use a shorter path and query",
+            ),
             Self::Unauthenticated => Row::permanent(
                 Status::UNAUTHORIZED,
                 "unauthenticated",

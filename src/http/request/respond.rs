@@ -1,6 +1,7 @@
 //! From a request to its answer: decides between an event stream and a rejection.
 //!
 //! ```text
+//! answer_call -> respond, as a request for the path that the message of a gRPC call names
 //! answer -> tickets, at their path
 //!        -> respond: head -> authenticate -> route's subjects and client -> admission -> client limits
 //!                    -> EventStream::open   (`open_stream`, from the admission)
@@ -16,13 +17,18 @@
 //! Runs on the task of the connection or HTTP/2 stream.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use hyper::Method;
-use hyper::header::{CONNECTION, HeaderValue, VARY};
+use hyper::header::{
+    ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ALLOW, CONNECTION, HeaderValue,
+    VARY,
+};
 
 use super::admission::admit;
-use super::answer::{Answer, METHODS, options, reject, reject_websocket};
+use super::answer::{Answer, METHODS, options, reject, reject_call, reject_websocket};
 use super::authenticate::{authenticate, has_ticket, with_stream};
+use super::call::{self, Call};
 use super::cors;
 use super::open_stream::{RequestedStream, framing, open_stream};
 use super::rejection::Rejection;
@@ -34,10 +40,35 @@ use super::tickets;
 use super::upgrade::{self, Handshake};
 use super::version::version;
 use crate::encoding::Framing;
+use crate::http::application::request_body::RequestBody;
 use crate::http::context::Context;
 use crate::http::route::{RouteMatch, Routes};
 use crate::net::request_head;
 use crate::presence::Protocol;
+
+/// Form of a request for an event stream.
+#[derive(Clone, Copy)]
+enum Asked {
+    /// GET or HEAD of the path of a route, or a WebSocket.
+    Request { has_body: bool },
+    /// A call of gRPC or gRPC-Web.
+    Call {
+        framing: Framing,
+        deadline: Option<Instant>,
+    },
+}
+
+/// Methods of the path of calls.
+const CALL_METHODS: HeaderValue = HeaderValue::from_static("POST, OPTIONS");
+
+impl Asked {
+    fn deadline(self) -> Option<Instant> {
+        match self {
+            Self::Request { .. } => None,
+            Self::Call { deadline, .. } => deadline,
+        }
+    }
+}
 
 /// Answers one request.
 pub(in crate::http) async fn answer<B: Sync>(
@@ -59,6 +90,73 @@ pub(in crate::http) async fn answer<B: Sync>(
     answer
 }
 
+/// Answers a call of gRPC or gRPC-Web.
+pub(in crate::http) async fn answer_call(
+    context: &Arc<Context>,
+    routes: &Routes,
+    caller: &Caller,
+    request: hyper::Request<RequestBody>,
+) -> Answer {
+    let (head, body) = request.into_parts();
+    let head = hyper::Request::from_parts(head, ());
+    match *head.method() {
+        Method::POST => {}
+        Method::OPTIONS => return preflight_of_call(routes, &head),
+        _ => {
+            let message = "a call is a POST request";
+            let rejection = Rejection::new(RejectionCode::MethodNotAllowed, message);
+            let mut answer = reject(context, &rejection, &head);
+            answer.headers_mut().insert(ALLOW, CALL_METHODS);
+            return answer;
+        }
+    }
+    let framing = match call::framing(&head) {
+        Ok(framing) => framing,
+        Err(rejection) => return reject(context, &rejection, &head),
+    };
+    let call = match Call::read(&head, body).await {
+        Ok(call) => call,
+        Err(rejection) => return reject_call(context, &rejection, &head, framing),
+    };
+    let request = &call.request;
+    let found = routes.find(request.uri().path());
+    let route = found.as_ref().map(|found| found.route);
+    let asked = Asked::Call {
+        framing,
+        deadline: call.deadline,
+    };
+    let responded = respond(context, routes, found, caller, request, asked).await;
+    let mut answer =
+        responded.unwrap_or_else(|rejection| reject_call(context, &rejection, request, framing));
+    if let Some(route) = route {
+        let headers = answer.headers_mut();
+        cors::answer(&route.config.cors, request.headers(), headers);
+        if headers.contains_key(ACCESS_CONTROL_ALLOW_ORIGIN) {
+            headers.append(ACCESS_CONTROL_EXPOSE_HEADERS, call::EXPOSED);
+        }
+    }
+    answer
+}
+
+/// Answers a CORS preflight of a call. It does not name the route: every route that offers calls to
+/// this origin counts, and the call itself is answered by the rules of its route.
+fn preflight_of_call(routes: &Routes, request: &hyper::Request<()>) -> Answer {
+    let mut answer = Answer::Text(options(CALL_METHODS));
+    let offering = routes
+        .routes
+        .iter()
+        .filter(|route| route.config.framings.contains(&Framing::GrpcWeb))
+        .map(|route| (&route.config.cors, &route.cors_headers));
+    cors::preflight_of_any(
+        offering,
+        HeaderValue::from_static("POST"),
+        &call::REQUEST_HEADERS,
+        request.headers(),
+        answer.headers_mut(),
+    );
+    answer
+}
+
 async fn answer_on_route<B: Sync>(
     context: &Arc<Context>,
     routes: &Routes,
@@ -68,7 +166,8 @@ async fn answer_on_route<B: Sync>(
 ) -> Answer {
     let found = routes.find(request.uri().path());
     let route = found.as_ref().map(|found| found.route);
-    let responded = respond(context, routes, found, caller, request, has_body);
+    let asked = Asked::Request { has_body };
+    let responded = respond(context, routes, found, caller, request, asked);
     let mut answer = match responded.await {
         Ok(answer) => answer,
         Err(rejection) => reject_as_asked(context, &rejection, request),
@@ -114,7 +213,7 @@ async fn respond<B: Sync>(
     found: Option<RouteMatch<'_>>,
     caller: &Caller,
     request: &hyper::Request<B>,
-    has_body: bool,
+    form: Asked,
 ) -> Result<Answer, Rejection> {
     request_head::host(request.version(), request.headers())
         .map_err(|reason| Rejection::new(RejectionCode::BadHost, reason))?;
@@ -126,10 +225,18 @@ async fn respond<B: Sync>(
         Method::CONNECT if upgrade::is_websocket(request) => {}
         _ => return Err(RejectionCode::MethodNotAllowed.into()),
     }
-    let handshake = upgrade::handshake(route, request)?;
-    let framing = match &handshake {
-        Some(_) => Framing::WebSocket,
-        None => framing(route, request.headers())?,
+    let (framing, handshake) = match form {
+        Asked::Request { .. } => match upgrade::handshake(route, request)? {
+            Some(handshake) => (Framing::WebSocket, Some(handshake)),
+            None => (framing(route, request.headers())?, None),
+        },
+        Asked::Call { framing, .. } if route.config.framings.contains(&Framing::GrpcWeb) => {
+            (framing, None)
+        }
+        Asked::Call { .. } => {
+            let message = "`framings` of the route has no `grpc_web`";
+            return Err(Rejection::new(RejectionCode::NotAcceptable, message));
+        }
     };
     let parts = TargetParts::new(&routes.config, caller.peer, request);
     if handshake.is_some() {
@@ -138,6 +245,7 @@ async fn respond<B: Sync>(
     }
     let version = version(route, &asked, framing)?;
     // The data of an extended CONNECT is no body: it has the client's messages.
+    let has_body = matches!(form, Asked::Request { has_body: true });
     if has_body && request.method() != Method::CONNECT {
         return Err(RejectionCode::UnexpectedBody.into());
     }
@@ -161,6 +269,7 @@ async fn respond<B: Sync>(
         options,
         client,
         expiry: asked.principal.expires(),
+        deadline: form.deadline(),
     };
     open_stream(
         context,

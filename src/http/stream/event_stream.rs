@@ -46,6 +46,7 @@ use super::group::StreamGroup;
 use super::state::StreamState;
 use super::throttle::{ClientLimits, ThrottlePass};
 use super::write_batch::{BATCH_BYTES, WriteBatch, Written};
+use crate::encoding::grpc::Trailers;
 use crate::encoding::{Encoder, Encoding, Framing};
 use crate::event::id::Joined;
 use crate::event::{Position, Version};
@@ -67,7 +68,7 @@ pub(in crate::http) struct EventStream {
     /// Limits of its client; `None` for most clients.
     limits: Option<Box<ClientLimits>>,
     cursors: Cursors,
-    /// Bytes that are written once. `None` after the opening, unless a renewal is due later.
+    /// Bytes that are written once. `None` after the opening, unless something is due later.
     once: Option<Box<Once>>,
     /// HTTP/1: wakes the task at the deadline. Created at the first idle turn.
     timer: Option<Pin<Box<Sleep>>>,
@@ -83,8 +84,8 @@ pub(in crate::http) struct EventStream {
     last_id: CompactInstant,
     /// End of the route's `max_age`, with jitter.
     expires: CompactInstant,
-    /// Time of the renewal, and then of the expiry of the principal, which ends this event stream
-    /// only, not its connection.
+    /// Time of the renewal, and then of the expiry of the principal, or of the deadline of a call.
+    /// Both end this event stream only, not its connection.
     principal_due: CompactInstant,
     stage: Stage,
     /// Reason for the end that has begun.
@@ -95,8 +96,8 @@ pub(in crate::http) struct EventStream {
     missed_events: u32,
 }
 
-/// Bytes that an event stream writes once, and the times at which it does.
-#[derive(Debug)]
+/// State that few event streams need for long: bytes that are written once, and a call.
+#[derive(Debug, Default)]
 struct Once {
     /// First bytes; empty after [`Stage::Opening`].
     opening: Bytes,
@@ -104,6 +105,10 @@ struct Once {
     snapshot: Option<SnapshotReader>,
     /// Renewal of the credentials, until the client is asked for it.
     renewal: Option<Renewal>,
+    /// Deadline of a gRPC call, if its client has set one.
+    deadline: Option<CompactInstant>,
+    /// gRPC: the trailers, when the last bytes are returned.
+    trailers: Option<Trailers<'static>>,
 }
 
 /// Stages of an event stream, in this order.
@@ -156,8 +161,11 @@ impl EventStream {
 
     /// Returns true if its end must look like a broken connection (the route's `close: abort`).
     pub(in crate::http) fn is_aborted(&self) -> bool {
-        // A client that treats a regular end as final is right about this one.
-        self.state.route.config.close == CloseStyle::Abort && self.ending != Some(CloseReason::End)
+        // A client that treats a regular end as final is right about this one. The end of a call has
+        // a status.
+        self.state.route.config.close == CloseStyle::Abort
+            && self.ending != Some(CloseReason::End)
+            && !self.state.framing.is_grpc()
     }
 
     /// Returns the next bytes, or waits for them. In the same poll the caller must have called
@@ -189,7 +197,11 @@ impl EventStream {
         let is_denied = matches!(
             self.ending,
             Some(
-                CloseReason::Slow | CloseReason::Expired | CloseReason::Revoked | CloseReason::End
+                CloseReason::Slow
+                    | CloseReason::Expired
+                    | CloseReason::Revoked
+                    | CloseReason::Deadline
+                    | CloseReason::End
             )
         );
         if self.is_in_snapshot() {
@@ -225,12 +237,21 @@ impl EventStream {
 
     fn write_opening(&mut self, out: &mut WriteBatch) {
         self.stage = Stage::Open;
-        // The memory is not needed again, unless a renewal waits in it.
         let Some(once) = &mut self.once else { return };
         out.push(std::mem::take(&mut once.opening));
-        if once.renewal.is_none() && once.snapshot.is_none() {
-            self.once = None;
-        }
+        self.release_once();
+    }
+
+    /// Releases the memory of what is written once, unless something waits in it.
+    fn release_once(&mut self) {
+        self.once.take_if(|once| {
+            once.snapshot.is_none() && once.renewal.is_none() && once.deadline.is_none()
+        });
+    }
+
+    /// Returns the trailers of a gRPC call whose last bytes were returned.
+    pub(in crate::http) fn take_trailers(&mut self) -> Option<Trailers<'static>> {
+        self.once.as_mut()?.trailers.take()
     }
 
     /// Returns true until the client has received the whole state: it has no position.
@@ -269,10 +290,10 @@ impl EventStream {
 
     /// Writes the position of the client that has received the whole state.
     fn end_snapshot(&mut self, out: &mut WriteBatch) {
-        self.once = self.once.take().filter(|once| once.renewal.is_some());
         if let Some(once) = &mut self.once {
             once.snapshot = None;
         }
+        self.release_once();
         let (encoder, positions) = (self.encoder(), self.positions());
         out.write(|bytes| encoder.put_synced(bytes, &Joined(&positions)));
     }

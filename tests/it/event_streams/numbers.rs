@@ -9,7 +9,7 @@ use testkit::nats::Nats;
 use testkit::sidestream::Sidestream;
 use testkit::sse::SseClient;
 use testkit::wait::{DEADLINE, eventually};
-use testkit::{http1, ndjson, websocket};
+use testkit::{grpc, http1, ndjson, websocket};
 
 /// The only event stream, once `wanted` returns true for its description.
 async fn the_connection(fixture: &Fixture, fact: &str, wanted: impl Fn(&Value) -> bool) -> Value {
@@ -108,13 +108,17 @@ async fn streams_and_connections_are_counted_by_protocol_while_open_and_in_total
 #[tokio::test]
 async fn deliveries_are_counted_by_framing() {
     let nats = Nats::start().await;
-    let routes = "routes:\n  - path: /news\n    framings: [sse, ndjson, websocket, long_poll]\n    sources: [{ subjects: [\"news.>\"] }]\n";
+    let routes = "routes:\n  - path: /news\n    framings: [sse, ndjson, websocket, long_poll, grpc_web]\n    sources: [{ subjects: [\"news.>\"] }]\n";
     let sidestream = Sidestream::start(testkit::sidestream::config(&nats, routes)).await;
     let url = sidestream.url("/news");
     let mut sse = SseClient::get(&url).connect().await;
     let mut lines = ndjson::Request::new(&url).send().await;
     let mut socket = websocket::Request::new(&url).open().await;
     socket.until_control("position").await;
+    // gRPC has the name of gRPC-Web.
+    let call = grpc::Call::new(grpc::Form::Grpc, sidestream.url(""), "/news", "");
+    let mut call = call.send().await;
+    call.until("position").await;
     let accept = ("Accept", "application/json");
     // The first poll is answered at once, with an id.
     let first = http1::request("GET", &url, &[accept]).await.unwrap();
@@ -134,6 +138,7 @@ async fn deliveries_are_counted_by_framing() {
     assert_eq!(sse.next().await.data, "a");
     assert_eq!(lines.events(1).await.len(), 1);
     assert_eq!(socket.events(1).await.len(), 1);
+    assert_eq!(call.events(1).await.len(), 1);
     for framing in Framing::ALL {
         let framing = [("route", "/news"), ("framing", framing.as_str())];
         sidestream

@@ -9,6 +9,7 @@ use serde_json::Value;
 use tokio::sync::Notify;
 
 use super::Fixture;
+use testkit::grpc;
 use testkit::http1;
 use testkit::ndjson::{self, Version};
 use testkit::sidestream::Sidestream;
@@ -22,15 +23,19 @@ enum Form {
     Sse,
     Lines(Version),
     WebSocket { is_h2: bool },
+    Grpc(grpc::Form),
     LongPoll,
 }
 
-const FORMS: [Form; 6] = [
+const FORMS: [Form; 9] = [
     Form::Sse,
     Form::Lines(Version::Http11),
     Form::Lines(Version::H2),
     Form::WebSocket { is_h2: false },
     Form::WebSocket { is_h2: true },
+    Form::Grpc(grpc::Form::Grpc),
+    Form::Grpc(grpc::Form::WebH2),
+    Form::Grpc(grpc::Form::WebHttp1),
     Form::LongPoll,
 ];
 
@@ -93,6 +98,28 @@ async fn read(pod: SocketAddr, form: Form, id: String, count: usize) -> Session 
                 ..Request::new(format!("{url}?last_event_id={id}"))
             };
             Session::of(&request.open().await.events(count).await)
+        }
+        Form::Grpc(form) => {
+            let call = grpc::Call::new(form, format!("http://{pod}"), "/orders", &id);
+            let mut response = call.send().await;
+            let mut session = Session {
+                numbers: Vec::new(),
+                id,
+            };
+            while session.numbers.len() < count {
+                let message = response.next().await;
+                match message.content {
+                    "event" => session.numbers.push(message.number()),
+                    content => assert!(
+                        matches!(content, "" | "open" | "position"),
+                        "no event is missing: {message:?}"
+                    ),
+                }
+                if !message.id.is_empty() {
+                    session.id = message.id;
+                }
+            }
+            session
         }
         Form::LongPoll => {
             let headers = [("Accept", "application/json"), ("Last-Event-ID", &*id)];

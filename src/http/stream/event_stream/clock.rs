@@ -145,14 +145,22 @@ impl EventStream {
         self.expires = now.after(CompactInstant::from_duration(GROUP_END_MAX));
     }
 
-    /// Asks the client to renew its credentials, once; if they have expired, begins the end.
+    /// Asks the client to renew its credentials, once; if they have expired, or the deadline of the
+    /// call is over, begins the end.
     fn reach_principal_due(&mut self, now: CompactInstant, out: &mut WriteBatch) {
-        let Some(renewal) = self.once.take().and_then(|once| once.renewal) else {
+        let deadline = self.once.as_ref().and_then(|once| once.deadline);
+        if deadline.is_some_and(|deadline| now >= deadline) {
+            self.end(CloseReason::Deadline);
+            return;
+        }
+        let renewal = self.once.as_mut().and_then(|once| once.renewal.take());
+        let Some(renewal) = renewal else {
             // Not the connection: its other event streams may have other principals.
             self.end(CloseReason::Expired);
             return;
         };
-        self.principal_due = renewal.end;
+        self.release_once();
+        self.principal_due = deadline.map_or(renewal.end, |deadline| deadline.min(renewal.end));
         if now >= renewal.end {
             self.end(CloseReason::Expired);
         } else if self.ending.is_none() {

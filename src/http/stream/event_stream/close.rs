@@ -12,6 +12,8 @@
 use std::fmt::Display;
 
 use super::{EventStream, Stage};
+use crate::encoding::Framing;
+use crate::encoding::grpc::Trailers;
 use crate::event::id::Joined;
 use crate::http::config::RETRY_UNAUTHENTICATED;
 use crate::http::stream::state::StreamState;
@@ -24,7 +26,8 @@ impl EventStream {
     pub(super) fn write_close(&mut self, close: CloseReason, out: &mut WriteBatch) {
         if close == CloseReason::End {
             let positions = self.positions();
-            return out.write(|bytes| self.encoder().put_end(bytes, &Joined(&positions)));
+            out.write(|bytes| self.encoder().put_end(bytes, &Joined(&positions)));
+            return self.set_trailers(Trailers::ended());
         }
         let Some(reason) = close.client_reason() else {
             return;
@@ -48,6 +51,14 @@ impl EventStream {
         out.write(|bytes| {
             self.encoder().put_close(bytes, reason, retry, id);
         });
+        self.set_trailers(Trailers::closed(reason, retry));
+    }
+
+    /// gRPC: keeps the trailers for the transport.
+    fn set_trailers(&mut self, trailers: Trailers<'static>) {
+        if self.state.framing == Framing::Grpc {
+            self.once.get_or_insert_default().trailers = Some(trailers);
+        }
     }
 
     /// Returns the reason of an event stream that is dropped now.

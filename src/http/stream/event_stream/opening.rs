@@ -12,6 +12,7 @@
 //! that disconnects right after it does not receive the gap again.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 
@@ -60,6 +61,8 @@ pub(in crate::http) struct Opening {
     pub(in crate::http) framing: Framing,
     /// The client may be a browser's EventSource.
     pub(in crate::http) browser: bool,
+    /// Deadline of a gRPC call, if its client has set one.
+    pub(in crate::http) deadline: Option<Instant>,
 }
 
 /// Beginning of an event stream without an id.
@@ -231,7 +234,7 @@ impl EventStream {
             context,
             state,
             opening.permit,
-            (opening.expiry, opening.mark),
+            (opening.expiry, opening.deadline, opening.mark),
             sources.cursors,
             sources.snapshot.take(),
             &sources.gaps,
@@ -254,7 +257,7 @@ impl EventStream {
         context: &Arc<Context>,
         state: Arc<StreamState>,
         permit: Option<ClientPermit>,
-        (expiry, mark): (Option<Expiry>, Option<Mark>),
+        (expiry, deadline, mark): (Option<Expiry>, Option<Instant>, Option<Mark>),
         cursors: Vec<Cursor>,
         snapshot: Option<SnapshotReader>,
         gaps: &[OpeningGap],
@@ -265,6 +268,8 @@ impl EventStream {
             Some((due, renewal)) => (due, Some(renewal)),
             None => (CompactInstant::NEVER, None),
         };
+        let deadline = deadline.map(|deadline| state.clock.at(deadline));
+        let principal_due = deadline.map_or(principal_due, |deadline| deadline.min(principal_due));
         let mut stream = Self {
             registration: context.streams.insert(state.clone(), mark),
             context: context.clone(),
@@ -291,6 +296,8 @@ impl EventStream {
             opening,
             snapshot,
             renewal,
+            deadline,
+            trailers: None,
         }));
         let state = &stream.state;
         let metrics = &state.route.metrics;

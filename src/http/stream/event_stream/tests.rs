@@ -100,6 +100,7 @@ impl Fixture {
             expiry,
             peer: Peer::new(([192, 0, 2, 1], 1).into(), Protocol::Http11, false),
             browser: false,
+            deadline: None,
         };
         EventStream::open(&self.context, opening)
             .now_or_never()
