@@ -14,6 +14,7 @@ mod output;
 mod revocation;
 mod revoke;
 mod run;
+mod schema;
 mod tail;
 
 use std::ffi::OsString;
@@ -64,6 +65,8 @@ enum Command {
     Inject(inject::Args),
     /// Remove the sidecar from the workloads in manifests
     Uninject(inject::Files),
+    /// Compare JSON Schemas of events
+    Schema(schema::Args),
     /// Moved to a program of its own, `sidestream-injector`
     #[command(hide = true)]
     Injector(Moved),
@@ -79,6 +82,7 @@ impl Command {
             Self::Demo(arguments) => demo::run(&arguments),
             Self::Inject(arguments) => inject::inject(&arguments),
             Self::Uninject(files) => inject::uninject(&files),
+            Self::Schema(arguments) => schema::run(&arguments),
             Self::Injector(_) => {
                 output::complain(INJECTOR_MOVED);
                 Exit::Usage

@@ -37,6 +37,7 @@ mod rejections;
 mod reload;
 mod republish;
 mod resume;
+mod schema_check;
 mod selftest;
 mod selftest_clients;
 mod slow;
