@@ -44,9 +44,7 @@ impl Crowd {
                     .into_iter()
                     .fold(client, |client, config| client.tls(config));
                 let mut client = client.connect().await;
-                client
-                    .until_seen("its position", |parser| parser.positions() > 0)
-                    .await;
+                client.positioned().await;
                 self.http1.push(client);
             }
             Kind::Http2(each) => {
@@ -56,9 +54,7 @@ impl Crowd {
                 let mut connection = connection.connect(url).await;
                 for _ in 0..each {
                     let mut stream = connection.get("/orders/1").await;
-                    stream
-                        .until_seen("its position", |parser| parser.positions() > 0)
-                        .await;
+                    stream.positioned().await;
                     self.streams.push(stream);
                 }
                 self.connections.push(connection);

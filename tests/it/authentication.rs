@@ -117,9 +117,7 @@ impl Fixture {
             .connect()
             .await;
         assert_eq!(client.status(), 200, "{:?}", client.headers());
-        client
-            .until_seen("its position", |parser| parser.positions() > 0)
-            .await;
+        client.positioned().await;
         client
     }
 
@@ -149,9 +147,7 @@ async fn open_h2(connection: &mut H2Client, path: &str, token: &str) -> H2Stream
     ];
     let mut stream = connection.request("GET", path, &headers).await;
     assert_eq!(stream.status(), 200, "{:?}", stream.headers());
-    stream
-        .until_seen("its position", |parser| parser.positions() > 0)
-        .await;
+    stream.positioned().await;
     stream
 }
 

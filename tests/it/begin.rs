@@ -6,7 +6,7 @@ use async_nats::jetstream::{self, stream};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use testkit::nats::{Nats, create_stream};
+use testkit::nats::{Nats, create_stream, store};
 use testkit::ndjson::Request;
 use testkit::sidestream::{Sidestream, config};
 use testkit::sse::SseClient;
@@ -65,12 +65,7 @@ impl Fixture {
 
     /// Publishes a text and waits until it is stored.
     async fn publish(&self, subject: &str, text: &str) {
-        let stored = self
-            .jetstream
-            .publish(subject.to_owned(), text.to_owned().into())
-            .await
-            .unwrap();
-        stored.await.unwrap();
+        store(&self.jetstream, subject, text.to_owned()).await;
     }
 
     async fn open(&self, target: &str) -> SseClient {
@@ -146,9 +141,7 @@ async fn first_position_is_the_one_before_the_first_event() {
     let fixture = Fixture::with(100).await;
     fixture.stream.purge().sequence(41).await.unwrap();
     let mut client = fixture.open("/first").await;
-    client
-        .until_seen("its position", |parser| parser.positions() > 0)
-        .await;
+    client.positioned().await;
     let id = client.last_event_id().to_owned();
     assert_eq!(id.split('-').nth(1), Some("40"), "{id}");
     assert_eq!(client.next().await.data, "41");
@@ -342,11 +335,7 @@ async fn beginning_is_the_same_in_json_lines_and_on_a_republished_stream() {
     create_stream(&jetstream, "OTHER", &["other.>"]).await;
     for number in 1..=60_u64 {
         let subject = format!("r.{}", number % 2);
-        let stored = jetstream
-            .publish(subject, number.to_string().into())
-            .await
-            .unwrap();
-        stored.await.unwrap();
+        store(&jetstream, subject, number.to_string()).await;
     }
     let source = "sources: [{ stream: R, delivery: republish, subjects: [\"r.1\"] }]";
     let routes = format!("routes: [{{ path: /r, {source}, begin: first, {BY_CLIENT} }}]");

@@ -14,16 +14,18 @@ mod sharing;
 mod time;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_nats::HeaderMap;
 use async_nats::jetstream::{self, stream};
 use rustls::ClientConfig;
 use serde_json::Value;
+use tokio::task::JoinHandle;
 
 use reader::{Reader, Via};
 use testkit::certs::Authority;
-use testkit::nats::Nats;
-use testkit::sidestream::Sidestream;
+use testkit::nats::{Nats, store, store_with};
+use testkit::sidestream::{Sidestream, config_with_tls};
 use testkit::sse::SseClient;
 
 /// A nats-server with the JetStream stream ORDERS, and a sidecar that serves it and the core
@@ -53,6 +55,22 @@ struct Setting<'a> {
 impl Fixture {
     async fn start() -> Self {
         Self::with(Setting::default()).await
+    }
+
+    async fn with_route(route: &str) -> Self {
+        Self::with(Setting {
+            route,
+            ..Setting::default()
+        })
+        .await
+    }
+
+    async fn with_rest(rest: &str) -> Self {
+        Self::with(Setting {
+            rest,
+            ..Setting::default()
+        })
+        .await
     }
 
     async fn with(setting: Setting<'_>) -> Self {
@@ -102,12 +120,7 @@ impl Fixture {
 
     /// Publishes to JetStream; returns the sequence number once the message is stored.
     async fn publish(&self, subject: &str, payload: impl Into<bytes::Bytes>) -> u64 {
-        let sent = self
-            .jetstream
-            .publish(subject.to_owned(), payload.into())
-            .await
-            .unwrap();
-        sent.await.unwrap().sequence
+        store(&self.jetstream, subject, payload).await
     }
 
     /// Same as [`Fixture::publish`], with this event name.
@@ -119,12 +132,7 @@ impl Fixture {
     ) -> u64 {
         let mut headers = HeaderMap::new();
         headers.insert("Sidestream-Event", name);
-        let sent = self
-            .jetstream
-            .publish_with_headers(subject.to_owned(), headers, payload.into())
-            .await
-            .unwrap();
-        sent.await.unwrap().sequence
+        store_with(&self.jetstream, subject, headers, payload).await
     }
 
     /// Publishes to core NATS.
@@ -151,24 +159,12 @@ impl Fixture {
 }
 
 fn config(nats: &Nats, authority: &Authority, setting: Setting<'_>) -> String {
-    let identity = authority.server("server");
     let Setting {
         route, rest, port, ..
     } = setting;
-    let (url, certificate, key) = (
-        nats.url(),
-        identity.certificate.display(),
-        identity.key.display(),
-    );
     let orders = "stream: ORDERS, subjects";
-    format!(
+    let routes = format!(
         r#"
-listen:
-  - address: 127.0.0.1:{port}
-  - address: 127.0.0.1:0
-    tls: {{ certificate: "{certificate}", key: "{key}" }}
-admin: {{ address: 127.0.0.1:0, control: control.sock }}
-nats: {{ servers: ["{url}"] }}
 routes:
   - {{ path: /orders, sources: [{{ {orders}: ["orders.>"] }}], {route} }}
   - {{ path: "/orders/{{id}}", sources: [{{ {orders}: ["orders.{{id}}.>"] }}], {route} }}
@@ -177,7 +173,26 @@ routes:
   - {{ path: /both, sources: [{{ {orders}: ["orders.>"] }}, {{ subjects: ["news.>"] }}], {route} }}
 {rest}
 "#
-    )
+    );
+    let port = format!("address: 127.0.0.1:{port}");
+    config_with_tls(nats, authority, &routes).replacen("address: 127.0.0.1:0", &port, 1)
+}
+
+/// Publishes 1, 2, 3... to `orders.1.TOKEN`, with a pause after each, until it is aborted.
+fn publish_numbers(jetstream: &jetstream::Context, token: &str, pause: Duration) -> JoinHandle<()> {
+    let (jetstream, subject) = (jetstream.clone(), format!("orders.1.{token}"));
+    tokio::spawn(async move {
+        for number in 1_u64.. {
+            // There is no acknowledgement while the server is down.
+            if let Ok(ack) = jetstream
+                .publish(subject.clone(), number.to_string().into())
+                .await
+            {
+                drop(ack.await);
+            }
+            tokio::time::sleep(pause).await;
+        }
+    })
 }
 
 /// Sequence number of the position at this index of an id.

@@ -8,7 +8,7 @@ use async_nats::jetstream;
 use testkit::browser::Page;
 use testkit::h2::H2Client;
 use testkit::http1::End;
-use testkit::nats::{Nats, create_stream};
+use testkit::nats::{Nats, create_stream, store, store_with};
 use testkit::ndjson::Request;
 use testkit::sidestream::{Sidestream, config, run};
 use testkit::sse::{Event, SseClient};
@@ -35,24 +35,14 @@ impl Fixture {
     }
 
     async fn publish(&self, subject: &str, text: &str) {
-        let stored = self
-            .jetstream
-            .publish(subject.to_owned(), text.to_owned().into())
-            .await
-            .unwrap();
-        stored.await.unwrap();
+        store(&self.jetstream, subject, text.to_owned()).await;
     }
 
     /// Publishes a message with the header `Sidestream-End` and this value.
     async fn publish_end(&self, subject: &str, text: &str, value: &str) {
         let mut headers = HeaderMap::new();
         headers.insert("Sidestream-End", value);
-        let stored = self
-            .jetstream
-            .publish_with_headers(subject.to_owned(), headers, text.to_owned().into())
-            .await
-            .unwrap();
-        stored.await.unwrap();
+        store_with(&self.jetstream, subject, headers, text.to_owned()).await;
     }
 
     async fn open(&self, target: &str) -> SseClient {
@@ -272,15 +262,12 @@ async fn five_tabs_that_reload_during_rolling_restarts_see_one_text_and_one_204_
     } = fixture;
     let publishing = tokio::spawn(async move {
         for number in 0..300 {
-            let text = number.to_string();
-            let stored = jetstream.publish("runs.7.token", text.into()).await;
-            stored.unwrap().await.unwrap();
+            store(&jetstream, "runs.7.token", number.to_string()).await;
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         let mut headers = HeaderMap::new();
         headers.insert("Sidestream-End", "true");
-        let stored = jetstream.publish_with_headers("runs.7.done", headers, "end".into());
-        stored.await.unwrap().await.unwrap();
+        store_with(&jetstream, "runs.7.done", headers, "end").await;
     });
     let pods = tokio::sync::watch::channel(sidestream.url("/runs/7"));
     let tabs: Vec<_> = (0..5)

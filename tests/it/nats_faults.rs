@@ -58,9 +58,7 @@ async fn publish_core(nats: &Nats, subject: &'static str, data: &'static str) {
 async fn open(sidestream: &Sidestream, target: &str) -> SseClient {
     let mut client = SseClient::get(sidestream.url(target)).connect().await;
     assert_eq!(client.status(), 200, "{target}");
-    client
-        .until_seen("its position", |parser| parser.positions() > 0)
-        .await;
+    client.positioned().await;
     client
 }
 

@@ -15,9 +15,9 @@ use serde_json::Value;
 
 use testkit::certs::Authority;
 use testkit::http1::End;
-use testkit::nats::Nats;
+use testkit::nats::{Nats, store_with};
 use testkit::ndjson::{Reader, Request, Version};
-use testkit::sidestream::Sidestream;
+use testkit::sidestream::{Sidestream, config_with_tls};
 
 /// Transport of an event stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -166,11 +166,7 @@ impl Fixture {
         if let Some(name) = name {
             headers.insert("Sidestream-Event", name);
         }
-        let subject = subject.to_owned();
-        let sent = self
-            .jetstream
-            .publish_with_headers(subject, headers, payload.into());
-        sent.await.unwrap().await.unwrap();
+        store_with(&self.jetstream, subject, headers, payload).await;
     }
 }
 
@@ -185,23 +181,7 @@ async fn create_stream(jetstream: &jetstream::Context, rest: stream::Config) {
 }
 
 async fn sidestream(nats: &Nats, authority: &Authority) -> Sidestream {
-    let identity = authority.server("server");
-    let (url, certificate, key) = (
-        nats.url(),
-        identity.certificate.display(),
-        identity.key.display(),
-    );
-    Sidestream::start(format!(
-        r#"
-listen:
-  - address: 127.0.0.1:0
-  - address: 127.0.0.1:0
-    tls: {{ certificate: "{certificate}", key: "{key}" }}
-admin: {{ address: 127.0.0.1:0, control: control.sock }}
-nats: {{ servers: ["{url}"] }}
-{ROUTES}"#
-    ))
-    .await
+    Sidestream::start(config_with_tls(nats, authority, ROUTES)).await
 }
 
 /// Numbers that the events carry as their payload.

@@ -11,7 +11,7 @@ use async_nats::jetstream::{self, kv};
 use futures_util::TryStreamExt as _;
 use serde_json::Value;
 
-use testkit::nats::{Nats, create_stream};
+use testkit::nats::{Nats, create_stream, store};
 use testkit::sidestream::{Sidestream, config};
 use testkit::sse::SseClient;
 use testkit::wait::{DEADLINE, eventually};
@@ -57,21 +57,14 @@ impl Fixture {
 
     /// Publishes to the stream and waits until the message is stored.
     async fn publish(&self, subject: &str, text: &str) {
-        let stored = self
-            .jetstream
-            .publish(subject.to_owned(), text.to_owned().into())
-            .await
-            .unwrap();
-        stored.await.unwrap();
+        store(&self.jetstream, subject, text.to_owned()).await;
     }
 
     /// Connects a client without a `Last-Event-ID`; returns when it has its position.
     async fn connect(&self, pod: usize, target: &str) -> SseClient {
         let mut client = SseClient::get(self.pods[pod].url(target)).connect().await;
         assert_eq!(client.status(), 200);
-        client
-            .until_seen("its position", |parser| parser.positions() > 0)
-            .await;
+        client.positioned().await;
         client
     }
 

@@ -116,9 +116,7 @@ async fn a_swapped_config_map_adds_a_route_while_a_stream_stays_open() {
         .start()
         .await;
     let mut client = SseClient::get(sidestream.url("/one")).connect().await;
-    client
-        .until_seen("its position", |parser| parser.positions() > 0)
-        .await;
+    client.positioned().await;
     assert_eq!(
         SseClient::get(sidestream.url("/two"))
             .connect()

@@ -9,7 +9,7 @@ use std::time::Duration;
 use async_nats::jetstream::{self, stream};
 use futures_util::TryStreamExt as _;
 
-use testkit::nats::Nats;
+use testkit::nats::{Nats, store};
 use testkit::sidestream::{Sidestream, config, config_for};
 use testkit::sse::SseClient;
 use testkit::sse_parser::Event;
@@ -50,12 +50,7 @@ impl Fixture {
     }
 
     async fn publish(&self, subject: &str, text: impl ToString) {
-        let stored = self
-            .jetstream
-            .publish(subject.to_owned(), text.to_string().into())
-            .await
-            .unwrap();
-        stored.await.unwrap();
+        store(&self.jetstream, subject, text.to_string()).await;
     }
 
     /// Changes the republish setting of the stream.
@@ -99,9 +94,7 @@ fn routes(delivery: &str) -> String {
 async fn live(pod: &Sidestream, target: &str) -> SseClient {
     let mut client = SseClient::get(pod.url(target)).connect().await;
     assert_eq!(client.status(), 200);
-    client
-        .until_seen("its position", |parser| parser.positions() > 0)
-        .await;
+    client.positioned().await;
     client
 }
 

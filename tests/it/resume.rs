@@ -13,7 +13,7 @@ mod restored;
 use async_nats::jetstream::{self, stream};
 
 use reader::{Reader, Via};
-use testkit::nats::{Nats, create_stream};
+use testkit::nats::{Nats, create_stream, store};
 use testkit::sidestream::{Sidestream, config};
 use testkit::sse::SseClient;
 use testkit::wait::{RECOVERY, eventually};
@@ -67,12 +67,7 @@ impl Fixture {
 
     /// Publishes a text as the last message.
     async fn publish(&self, subject: &str, text: &str) {
-        let stored = self
-            .jetstream
-            .publish(subject.to_owned(), text.to_owned().into())
-            .await
-            .unwrap();
-        stored.await.unwrap();
+        store(&self.jetstream, subject, text.to_owned()).await;
     }
 
     async fn last(&self) -> u64 {
@@ -82,9 +77,7 @@ impl Fixture {
     /// Position of a new live client.
     async fn position(&self) -> String {
         let mut client = SseClient::get(self.sidestream.url("/all")).connect().await;
-        client
-            .until_seen("its position", |parser| parser.positions() > 0)
-            .await;
+        client.positioned().await;
         client.last_event_id().to_owned()
     }
 

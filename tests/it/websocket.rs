@@ -12,8 +12,8 @@ use async_nats::jetstream::{self, stream as nats_stream};
 use rustls::ClientConfig;
 
 use testkit::certs::Authority;
-use testkit::nats::Nats;
-use testkit::sidestream::Sidestream;
+use testkit::nats::{Nats, store};
+use testkit::sidestream::{Sidestream, config_with_tls};
 use testkit::websocket::{Request, WebSocket};
 
 /// Transport of a WebSocket.
@@ -108,26 +108,13 @@ impl Fixture {
     }
 
     async fn publish(&self, subject: &str, payload: impl Into<bytes::Bytes>) {
-        let sent = self.jetstream.publish(subject.to_owned(), payload.into());
-        sent.await.unwrap().await.unwrap();
+        store(&self.jetstream, subject, payload).await;
     }
 }
 
 async fn pod(nats: &Nats, authority: &Authority, origin: &str) -> Sidestream {
-    let identity = authority.server("server");
-    let (url, certificate, key) = (
-        nats.url(),
-        identity.certificate.display(),
-        identity.key.display(),
-    );
-    Sidestream::start(format!(
+    let routes = format!(
         r#"
-listen:
-  - address: 127.0.0.1:0
-  - address: 127.0.0.1:0
-    tls: {{ certificate: "{certificate}", key: "{key}" }}
-admin: {{ address: 127.0.0.1:0, control: control.sock }}
-nats: {{ servers: ["{url}"] }}
 routes:
   - path: /orders
     framings: [sse, ndjson, websocket, long_poll, grpc_web]
@@ -151,6 +138,6 @@ routes:
 limits: {{ per_client: {{ connections: 40 }} }}
 drain: {{ accept_for: 100ms, spread: 100ms, timeout: 5s, retry: {{ min: 600ms, max: 900ms }} }}
 "#
-    ))
-    .await
+    );
+    Sidestream::start(config_with_tls(nats, authority, &routes)).await
 }

@@ -340,6 +340,12 @@ impl H2Stream {
         .await;
     }
 
+    /// Reads until the client has a position.
+    pub async fn positioned(&mut self) {
+        self.until_seen("its position", |parser| parser.positions() > 0)
+            .await;
+    }
+
     /// Reads until the stream has ended and returns how. Earlier events are kept for
     /// [`H2Stream::rest`].
     pub async fn closed(&mut self) -> End {

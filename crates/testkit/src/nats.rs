@@ -8,7 +8,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use async_nats::jetstream::{self, stream};
-use async_nats::{Client, ConnectOptions};
+use async_nats::{Client, ConnectOptions, HeaderMap};
+use bytes::Bytes;
 use rustix::process::Signal;
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
@@ -391,6 +392,26 @@ pub async fn publish(
         })
         .await;
     }
+}
+
+/// Publishes one message to a stream. Returns its sequence number once it is stored.
+pub async fn store(
+    jetstream: &jetstream::Context,
+    subject: impl Into<String>,
+    payload: impl Into<Bytes>,
+) -> u64 {
+    store_with(jetstream, subject, HeaderMap::new(), payload).await
+}
+
+/// Same as [`store`], with headers.
+pub async fn store_with(
+    jetstream: &jetstream::Context,
+    subject: impl Into<String>,
+    headers: HeaderMap,
+    payload: impl Into<Bytes>,
+) -> u64 {
+    let sent = jetstream.publish_with_headers(subject.into(), headers, payload.into());
+    sent.await.unwrap().await.unwrap().sequence
 }
 
 /// Publishes headers and payload as raw bytes, for messages that a library would not send.

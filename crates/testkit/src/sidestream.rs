@@ -12,6 +12,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::certs::Authority;
 use crate::http1;
 use crate::nats::Nats;
 use crate::process::Process;
@@ -57,6 +58,24 @@ pub fn config_for(servers: &[String], rest: &str) -> String {
     let servers = serde_json::to_string(servers).unwrap();
     format!(
         "listen:\n  - address: 127.0.0.1:0\nadmin:\n  address: 127.0.0.1:0\nnats:\n  servers: {servers}\n{rest}\n"
+    )
+}
+
+/// Configuration with a listener in clear text, one with TLS, and a control socket, followed by
+/// `rest`: at least `routes:`.
+pub fn config_with_tls(nats: &Nats, authority: &Authority, rest: &str) -> String {
+    let identity = authority.server("server");
+    let (certificate, key) = (&identity.certificate, &identity.key);
+    format!(
+        "listen:
+  - address: 127.0.0.1:0
+  - address: 127.0.0.1:0
+    tls: {{ certificate: {certificate:?}, key: {key:?} }}
+admin: {{ address: 127.0.0.1:0, control: control.sock }}
+nats: {{ servers: [{:?}] }}
+{rest}
+",
+        nats.url()
     )
 }
 

@@ -228,6 +228,12 @@ impl SseClient {
         .await;
     }
 
+    /// Reads until the client has a position.
+    pub async fn positioned(&mut self) {
+        self.until_seen("its position", |parser| parser.positions() > 0)
+            .await;
+    }
+
     /// Reads until the server has ended the response and returns how.
     /// Earlier events are kept for [`SseClient::rest`].
     pub async fn closed(&mut self) -> End {

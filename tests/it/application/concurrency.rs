@@ -29,9 +29,7 @@ async fn follower(fixture: &Fixture) -> SseClient {
         .connect()
         .await;
     assert_eq!(client.status(), 200);
-    client
-        .until_seen("its position", |parser| parser.positions() > 0)
-        .await;
+    client.positioned().await;
     client
 }
 

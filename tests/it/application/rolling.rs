@@ -13,7 +13,7 @@ use hyper_util::rt::TokioExecutor;
 use testkit::application::Application;
 use testkit::certs::Authority;
 use testkit::front::{Front, Kind, Ports};
-use testkit::nats::{Nats, create_stream, free_port};
+use testkit::nats::{Nats, create_stream, free_port, store};
 use testkit::sse::SseClient;
 use testkit::wait::{RECOVERY, within};
 use tokio::task::JoinSet;
@@ -107,9 +107,7 @@ async fn rolling_restart_of_two_pods_fails_no_request_and_loses_no_event() {
     for _ in 0..FOLLOWERS {
         let url = front.url("/events");
         let mut client = SseClient::get(&url).connect().await;
-        client
-            .until_seen("its position", |parser| parser.positions() > 0)
-            .await;
+        client.positioned().await;
         followers.spawn(follow(url, client));
     }
     let is_over = Arc::new(AtomicBool::new(false));
@@ -123,13 +121,11 @@ async fn rolling_restart_of_two_pods_fails_no_request_and_loses_no_event() {
             let mut count = 0;
             while !is_over.load(Ordering::Relaxed) {
                 let text = count.to_string();
-                let stored = jetstream.publish("orders.1", text.into()).await.unwrap();
-                stored.await.unwrap();
+                store(&jetstream, "orders.1", text).await;
                 count += 1;
                 sleep(Duration::from_millis(5)).await;
             }
-            let stored = jetstream.publish("orders.1", "end".into()).await.unwrap();
-            stored.await.unwrap();
+            store(&jetstream, "orders.1", "end").await;
             count
         }
     });

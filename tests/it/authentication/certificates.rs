@@ -144,9 +144,7 @@ authentication:
 /// Waits for the position of an event stream.
 async fn begun(mut client: SseClient) -> SseClient {
     assert_eq!(client.status(), 200, "{:?}", client.headers());
-    client
-        .until_seen("its position", |parser| parser.positions() > 0)
-        .await;
+    client.positioned().await;
     client
 }
 
@@ -168,9 +166,7 @@ async fn names_of_a_certificate_are_claims() {
         .get("/named?subject=workloads.billing.paid")
         .await;
     assert_eq!(named.status(), 200, "{:?}", named.headers());
-    named
-        .until_seen("its position", |parser| parser.positions() > 0)
-        .await;
+    named.positioned().await;
     let by_uri = format!("mesh:{SPIFFE_ID}");
     assert_eq!(mesh.clients().await, ["CN=billing", &by_uri, &by_uri]);
 

@@ -52,9 +52,7 @@ async fn reads(
         .connect()
         .await;
     assert_eq!(client.status(), 200, "{:?}", client.headers());
-    client
-        .until_seen("its position", |parser| parser.positions() > 0)
-        .await;
+    client.positioned().await;
     for (subject, data) in [("orders.another.paid", "another"), (subject, "own")] {
         let published = fixture.jetstream.publish(subject.to_owned(), data.into());
         published.await.unwrap().await.unwrap();
@@ -251,9 +249,7 @@ async fn endpoint_and_configuration_for_session_cookies_read_the_orders_of_the_u
     .await;
     let mut alice = request("a=1; __Host-session=s1").connect().await;
     assert_eq!(alice.status(), 200, "{:?}", alice.headers());
-    alice
-        .until_seen("its position", |parser| parser.positions() > 0)
-        .await;
+    alice.positioned().await;
     fixture.publish("orders.eve.paid", "another").await;
     fixture.publish("orders.alice.paid", "own").await;
     assert_eq!(alice.next().await.data, "own");

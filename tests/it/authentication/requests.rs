@@ -70,9 +70,7 @@ async fn first_provider_that_finds_its_credentials_decides() {
         .connect()
         .await;
     assert_eq!(client.status(), 200);
-    client
-        .until_seen("its position", |parser| parser.positions() > 0)
-        .await;
+    client.positioned().await;
     fixture.publish("orders.carol.paid", "1").await;
     assert_eq!(client.next().await.data, "1");
     // The second provider does not repair what the first one rejects.
@@ -174,9 +172,7 @@ async fn secrets_tokens_and_claims_appear_neither_in_logs_nor_on_the_admin_port(
         .connect()
         .await;
     assert_eq!(by_query.status(), 200);
-    by_query
-        .until_seen("its position", |parser| parser.positions() > 0)
-        .await;
+    by_query.positioned().await;
     for path in [
         format!("/orders?access_token={invalid}"),
         format!("/chosen?subject=a&access_token={valid}"),

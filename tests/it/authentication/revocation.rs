@@ -223,9 +223,7 @@ async fn client_of_a_route_without_authentication_is_revoked_by_its_name() {
     let fixture = fixture().await;
     let open = async |name: &str| {
         let mut client = fixture.get(&format!("/open?name={name}")).connect().await;
-        client
-            .until_seen("its position", |parser| parser.positions() > 0)
-            .await;
+        client.positioned().await;
         client
     };
     let mut alice = open("alice").await;
@@ -262,9 +260,7 @@ async fn kicked_client_returns_and_misses_nothing() {
     let mut elsewhere = SseClient::get(second.url("/open?name=alice"))
         .connect()
         .await;
-    elsewhere
-        .until_seen("its position", |parser| parser.positions() > 0)
-        .await;
+    elsewhere.positioned().await;
     fixture.publish("orders.2.paid", "2").await;
     assert_eq!(again.next().await.data, "2");
     assert_eq!(elsewhere.next().await.data, "2");
@@ -495,9 +491,7 @@ async fn client_that_does_not_read_cannot_delay_its_end() {
         let request = fixture.get("/mine").receive_buffer(4096);
         let request = request.header("Authorization", &bearer(&credentials));
         let mut client = request.connect().await;
-        client
-            .until_seen("its position", |parser| parser.positions() > 0)
-            .await;
+        client.positioned().await;
         for _ in 0..200 {
             fixture.publish("orders.1.paid", data.clone()).await;
         }

@@ -4,11 +4,9 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use async_nats::jetstream::Context;
 use serde_json::Value;
-use tokio::task::JoinHandle;
 
-use super::{Fixture, Setting, config};
+use super::{Fixture, Setting, config, publish_numbers};
 use testkit::browser::Page;
 use testkit::nats::free_port;
 use testkit::node::NodeClient;
@@ -24,6 +22,9 @@ async fn prints(process: &Process, text: &str) {
     })
     .await;
 }
+
+/// Pause between two events.
+const PAUSE: Duration = Duration::from_millis(5);
 
 #[tokio::test]
 async fn curl_prints_events_as_they_arrive_on_every_protocol() {
@@ -76,12 +77,8 @@ async fn curl_prints_events_as_they_arrive_on_every_protocol() {
 
 #[tokio::test]
 async fn nghttp_gets_events_and_the_proper_end_of_their_stream() {
-    let fixture = Fixture::with(Setting {
-        route: "max_age: 500ms",
-        ..Setting::default()
-    })
-    .await;
-    let publishing = publish_numbers(&fixture.jetstream, "x");
+    let fixture = Fixture::with_route("max_age: 500ms").await;
+    let publishing = publish_numbers(&fixture.jetstream, "x", PAUSE);
     let mut nghttp = Process::spawn(
         "nghttp",
         Command::new("nghttp").arg(fixture.sidestream.url("/orders")),
@@ -99,23 +96,6 @@ async fn nghttp_gets_events_and_the_proper_end_of_their_stream() {
         "{:?}",
         nghttp.lines()
     );
-}
-
-/// Publishes 1, 2, 3... at a constant rate.
-fn publish_numbers(jetstream: &Context, token: &str) -> JoinHandle<()> {
-    let (jetstream, subject) = (jetstream.clone(), format!("orders.1.{token}"));
-    tokio::spawn(async move {
-        for number in 1_u64.. {
-            // There is no acknowledgement while the server is down.
-            if let Ok(ack) = jetstream
-                .publish(subject.clone(), number.to_string().into())
-                .await
-            {
-                drop(ack.await);
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    })
 }
 
 /// Number of connections of a client, and the numbers that it received.
@@ -169,12 +149,8 @@ async fn chromium_is_handed_over_without_loss() {
         "max_age: 500ms, retry: 100ms, cors: {{ origins: [\"{}\"] }}",
         page.origin()
     );
-    let fixture = Fixture::with(Setting {
-        route: &route,
-        ..Setting::default()
-    })
-    .await;
-    let publishing = publish_numbers(&fixture.jetstream, "x");
+    let fixture = Fixture::with_route(&route).await;
+    let publishing = publish_numbers(&fixture.jetstream, "x", PAUSE);
     let browser = page.open(
         &[&fixture.sidestream.url("/orders")],
         &["sidestream.close", "sidestream.gap"],
@@ -195,12 +171,8 @@ async fn chromium_is_handed_over_without_loss() {
 
 #[tokio::test]
 async fn the_npm_package_eventsource_is_handed_over_without_loss() {
-    let fixture = Fixture::with(Setting {
-        route: "max_age: 500ms, retry: 100ms",
-        ..Setting::default()
-    })
-    .await;
-    let publishing = publish_numbers(&fixture.jetstream, "x");
+    let fixture = Fixture::with_route("max_age: 500ms, retry: 100ms").await;
+    let publishing = publish_numbers(&fixture.jetstream, "x", PAUSE);
     let names = ["sidestream.close", "sidestream.gap"];
     let client = NodeClient::eventsource(&fixture.sidestream.url("/orders"), &names);
     let fact = "eventsource has lived three times and seen a hundred events";
@@ -333,7 +305,7 @@ async fn sidestream_tail_continues_after_a_restart_of_the_sidecar() {
         .current_dir(Path::new("/"));
     let tail = Process::spawn("tail", &mut command);
     prints(&tail, "connected over HTTP/1.1").await;
-    let publishing = publish_numbers(&fixture.jetstream, "x");
+    let publishing = publish_numbers(&fixture.jetstream, "x", PAUSE);
     prints(&tail, "\"data\":\"20\"").await;
 
     fixture.sidestream.terminate();

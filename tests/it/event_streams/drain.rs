@@ -4,7 +4,7 @@ use std::process::Output;
 use std::time::{Duration, Instant};
 
 use super::reader::{Reader, Via};
-use super::{Fixture, Setting};
+use super::{Fixture, publish_numbers};
 use testkit::sidestream::{Sidestream, run};
 use testkit::sse::SseClient;
 use testkit::wait::{DEADLINE, eventually};
@@ -42,11 +42,7 @@ async fn until_phase(sidestream: &Sidestream, wanted: &str) {
 
 #[tokio::test]
 async fn after_the_command_the_process_stays_drained_until_a_signal() {
-    let mut fixture = Fixture::with(Setting {
-        rest: QUICK,
-        ..Setting::default()
-    })
-    .await;
+    let mut fixture = Fixture::with_rest(QUICK).await;
     let mut readers = Vec::new();
     for via in Via::ALL {
         readers.push((via, fixture.open(via, "/orders").await));
@@ -111,11 +107,7 @@ async fn after_the_command_the_process_stays_drained_until_a_signal() {
 
 #[tokio::test]
 async fn a_second_drain_command_waits_for_the_same_drain() {
-    let mut fixture = Fixture::with(Setting {
-        rest: QUICK,
-        ..Setting::default()
-    })
-    .await;
+    let mut fixture = Fixture::with_rest(QUICK).await;
     let mut reader = fixture.open(Via::Http11, "/orders").await;
     let first = drain(&fixture.sidestream, &[]).await;
     assert_eq!(first.status.code(), Some(0));
@@ -161,11 +153,7 @@ async fn a_second_drain_command_waits_for_the_same_drain() {
 #[tokio::test]
 async fn a_client_that_was_cut_makes_the_drain_incomplete() {
     let short = "drain: { accept_for: 0s, spread: 100ms, timeout: 1s }";
-    let mut fixture = Fixture::with(Setting {
-        rest: short,
-        ..Setting::default()
-    })
-    .await;
+    let mut fixture = Fixture::with_rest(short).await;
     let (stalled, mut reading) = fixture.stalled_and_reading().await;
     let begun = Instant::now();
     let output = drain(&fixture.sidestream, &["--wait"]).await;
@@ -237,11 +225,7 @@ async fn an_unreachable_sidecar_and_a_wrong_argument_have_their_own_exit_codes()
 #[tokio::test]
 async fn a_signal_during_a_drain_compresses_it_and_a_second_one_ends_it() {
     // Planned: 20 s of accepting and 10 s of spread. Compressed to 8 s: 1.6 s and 0.8 s.
-    let mut fixture = Fixture::with(Setting {
-        rest: LONG,
-        ..Setting::default()
-    })
-    .await;
+    let mut fixture = Fixture::with_rest(LONG).await;
     let mut readers = [
         fixture.open(Via::Http11, "/orders").await,
         fixture.open(Via::H2, "/orders").await,
@@ -274,11 +258,7 @@ async fn a_signal_during_a_drain_compresses_it_and_a_second_one_ends_it() {
 
 #[tokio::test]
 async fn two_signals_during_a_drain_end_the_process_at_once() {
-    let mut fixture = Fixture::with(Setting {
-        rest: LONG,
-        ..Setting::default()
-    })
-    .await;
+    let mut fixture = Fixture::with_rest(LONG).await;
     let _reader = fixture.open(Via::Http11, "/orders").await;
     assert_eq!(drain(&fixture.sidestream, &[]).await.status.code(), Some(0));
     let folder = fixture.sidestream.folder().to_owned();
@@ -346,11 +326,7 @@ async fn a_grace_period_that_is_too_short_compresses_the_drain_from_its_beginnin
 #[tokio::test]
 async fn a_pod_without_clients_exits_when_it_no_longer_accepts() {
     let rest = "drain: { accept_for: 500ms, spread: 20s, timeout: 30s }";
-    let mut fixture = Fixture::with(Setting {
-        rest,
-        ..Setting::default()
-    })
-    .await;
+    let mut fixture = Fixture::with_rest(rest).await;
     // A pod that has had a connection may be in a load balancer, so it accepts for a while.
     assert_eq!(
         SseClient::get(fixture.sidestream.url("/none"))
@@ -390,11 +366,7 @@ async fn a_pod_without_clients_exits_when_it_no_longer_accepts() {
 #[tokio::test]
 async fn three_hundred_clients_are_closed_evenly_over_the_spread() {
     let rest = "drain: { accept_for: 0s, spread: 2s, timeout: 10s, retry: { min: 1s, max: 2s } }";
-    let mut fixture = Fixture::with(Setting {
-        rest,
-        ..Setting::default()
-    })
-    .await;
+    let mut fixture = Fixture::with_rest(rest).await;
     let mut clients = tokio::task::JoinSet::new();
     for place in 0..300 {
         let mut reader = fixture
@@ -438,11 +410,7 @@ async fn three_hundred_clients_are_closed_evenly_over_the_spread() {
 #[ignore = "five thousand clients take their time to come: `make test-long`"]
 async fn five_thousand_clients_are_closed_within_accept_for_spread_and_five_seconds() {
     let rest = "drain: { accept_for: 1s, spread: 10s, timeout: 60s, retry: { min: 1s, max: 2s } }";
-    let mut fixture = Fixture::with(Setting {
-        rest,
-        ..Setting::default()
-    })
-    .await;
+    let mut fixture = Fixture::with_rest(rest).await;
     let mut clients = tokio::task::JoinSet::new();
     for place in 0..5000 {
         let via = if place % 100 == 0 {
@@ -459,18 +427,7 @@ async fn five_thousand_clients_are_closed_within_accept_for_spread_and_five_seco
             (via, end, Instant::now())
         });
     }
-    let publisher = fixture.jetstream.clone();
-    let publishing = tokio::spawn(async move {
-        for number in 1_u64.. {
-            publisher
-                .publish("orders.1.x", number.to_string().into())
-                .await
-                .unwrap()
-                .await
-                .unwrap();
-            tokio::time::sleep(Duration::from_millis(500)).await;
-        }
-    });
+    let publishing = publish_numbers(&fixture.jetstream, "x", Duration::from_millis(500));
     let begun = Instant::now();
     assert_eq!(drain(&fixture.sidestream, &[]).await.status.code(), Some(0));
     let over = Duration::from_secs(60);
@@ -497,11 +454,7 @@ async fn five_thousand_clients_are_closed_within_accept_for_spread_and_five_seco
 /// The sidecar of a Job ends right after its application.
 #[tokio::test]
 async fn a_pod_that_never_had_a_connection_does_not_wait_for_load_balancers() {
-    let mut fixture = Fixture::with(Setting {
-        rest: LONG,
-        ..Setting::default()
-    })
-    .await;
+    let mut fixture = Fixture::with_rest(LONG).await;
     // Probes and scrapes are connections of the admin port.
     assert_eq!(fixture.sidestream.admin("/health/ready").await.0, 200);
     let begun = Instant::now();

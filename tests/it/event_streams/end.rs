@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 
 use super::reader::{Reader, Via};
-use super::{Fixture, Setting, json, sequence};
+use super::{Fixture, json, publish_numbers, sequence};
 use testkit::h2_tap::{DATA, GOAWAY};
 use testkit::http1;
 use testkit::sse::SseClient;
@@ -19,11 +19,7 @@ const QUICK: &str =
 
 #[tokio::test]
 async fn sigterm_ends_every_event_stream_in_order_and_the_process_with_0() {
-    let mut fixture = Fixture::with(Setting {
-        rest: QUICK,
-        ..Setting::default()
-    })
-    .await;
+    let mut fixture = Fixture::with_rest(QUICK).await;
     let mut readers = Vec::new();
     for via in Via::ALL {
         for path in ["/orders", "/both"] {
@@ -33,18 +29,7 @@ async fn sigterm_ends_every_event_stream_in_order_and_the_process_with_0() {
         }
     }
     // Events arrive until the end.
-    let publisher = fixture.jetstream.clone();
-    let publishing = tokio::spawn(async move {
-        for number in 1_u64.. {
-            publisher
-                .publish("orders.1.x", number.to_string().into())
-                .await
-                .unwrap()
-                .await
-                .unwrap();
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
-    });
+    let publishing = publish_numbers(&fixture.jetstream, "x", Duration::from_millis(2));
     fixture.sidestream.terminate();
     let mut clients = JoinSet::new();
     for (via, begun, mut reader) in readers {
@@ -115,11 +100,7 @@ async fn assert_drained(via: Via, begun: u64, reader: &mut Reader) {
 #[tokio::test]
 async fn a_draining_pod_accepts_new_clients_for_accept_for() {
     let drain = "drain: { accept_for: 5s, spread: 100ms, timeout: 9s }";
-    let mut fixture = Fixture::with(Setting {
-        rest: drain,
-        ..Setting::default()
-    })
-    .await;
+    let mut fixture = Fixture::with_rest(drain).await;
     // A pod that has had a connection may be in a load balancer, so it accepts for a while.
     assert_eq!(
         SseClient::get(fixture.sidestream.url("/none"))
@@ -161,11 +142,7 @@ async fn a_draining_pod_accepts_new_clients_for_accept_for() {
 #[tokio::test]
 async fn probes_are_answered_until_the_last_client_has_gone() {
     let drain = "drain: { accept_for: 100ms, spread: 1s, timeout: 5s }";
-    let mut fixture = Fixture::with(Setting {
-        rest: drain,
-        ..Setting::default()
-    })
-    .await;
+    let mut fixture = Fixture::with_rest(drain).await;
     let mut readers = Vec::new();
     for _ in 0..10 {
         readers.push(fixture.open(Via::H2, "/orders").await);
@@ -199,11 +176,7 @@ async fn probes_are_answered_until_the_last_client_has_gone() {
 #[tokio::test]
 async fn a_stalled_client_does_not_delay_the_shutdown() {
     let drain = "drain: { accept_for: 0s, spread: 100ms, timeout: 1s }";
-    let mut fixture = Fixture::with(Setting {
-        rest: drain,
-        ..Setting::default()
-    })
-    .await;
+    let mut fixture = Fixture::with_rest(drain).await;
     let (stalled, mut reading) = fixture.stalled_and_reading().await;
     let begun = Instant::now();
     fixture.sidestream.terminate();
@@ -230,11 +203,7 @@ async fn a_stalled_client_does_not_delay_the_shutdown() {
 #[tokio::test]
 async fn a_second_signal_ends_the_process_at_once() {
     let drain = "drain: { accept_for: 30s, spread: 1s, timeout: 40s }";
-    let mut fixture = Fixture::with(Setting {
-        rest: drain,
-        ..Setting::default()
-    })
-    .await;
+    let mut fixture = Fixture::with_rest(drain).await;
     let _client = fixture.open(Via::Http11, "/orders").await;
     fixture.sidestream.terminate();
     eventually(DEADLINE, "the drain has begun", || async {

@@ -109,11 +109,7 @@ async fn the_id_is_the_last_field_of_an_event() {
     let mut client = SseClient::get(fixture.sidestream.url("/orders"))
         .connect()
         .await;
-    client
-        .until_seen("the client has a position", |parser| {
-            parser.positions() == 1
-        })
-        .await;
+    client.positioned().await;
     let opening = client.wire().len();
     fixture
         .publish_named("orders.1.created", "created", "one\ntwo")

@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::reader::{Reader, Via};
-use super::{Fixture, Setting, json, sequence};
+use super::{Fixture, Setting, json, publish_numbers, sequence};
 use testkit::h2::H2Client;
 use testkit::h2_tap::{DATA, GOAWAY, RST_STREAM};
 use testkit::http1::End;
 use testkit::node::NodeClient;
 use testkit::transport::Connector;
-use testkit::wait::{DEADLINE, eventually, within};
+use testkit::wait::{DEADLINE, RECOVERY, eventually, within};
 
 /// RFC 9113, 6.1.
 const END_STREAM: u8 = 0x1;
@@ -23,22 +23,14 @@ const QUICK: &str =
 
 #[tokio::test]
 async fn on_http_2_goaway_is_first_then_pending_events_then_the_position_with_the_end() {
-    let mut fixture = Fixture::with(Setting {
-        rest: QUICK,
-        ..Setting::default()
-    })
-    .await;
+    let mut fixture = Fixture::with_rest(QUICK).await;
     // A small window: most events are still pending when the drain begins.
     let mut connection = H2Client::builder()
         .stream_window(500)
         .connect(fixture.sidestream.url("/"))
         .await;
     let mut stream = connection.get("/orders/mine").await;
-    stream
-        .until_seen("the client has a position", |parser| {
-            parser.positions() == 1
-        })
-        .await;
+    stream.positioned().await;
     for number in 1..=40 {
         fixture
             .publish("orders.mine.x", format!("{number:0>60}"))
@@ -140,11 +132,7 @@ async fn raw(fixture: &mut Fixture) -> Vec<u8> {
 
 #[tokio::test]
 async fn on_http_1_1_a_clean_end_is_the_last_chunk_then_fin_without_a_reset() {
-    let mut fixture = Fixture::with(Setting {
-        rest: QUICK,
-        ..Setting::default()
-    })
-    .await;
+    let mut fixture = Fixture::with_rest(QUICK).await;
     let text = String::from_utf8(raw(&mut fixture).await).unwrap();
     assert!(text.ends_with("\n\n\r\n0\r\n\r\n"), "{text}");
     let at = |wanted: &str| {
@@ -241,11 +229,7 @@ async fn with_abort_every_protocol_ends_as_a_broken_connection_after_all_events(
 
 #[tokio::test]
 async fn a_connection_at_its_maximum_age_is_handed_over_with_all_its_streams() {
-    let fixture = Fixture::with(Setting {
-        route: "max_age: 1500ms, retry: 2s",
-        ..Setting::default()
-    })
-    .await;
+    let fixture = Fixture::with_route("max_age: 1500ms, retry: 2s").await;
     let begun = Instant::now();
     let mut connection = H2Client::connect(fixture.sidestream.url("/")).await;
     let mut other = H2Client::connect(fixture.sidestream.url("/")).await;
@@ -428,37 +412,18 @@ fn connections_and_done(client: &NodeClient) -> (usize, bool) {
 
 #[tokio::test]
 async fn fetch_event_source_stops_at_a_clean_end_and_continues_after_an_abort_or_with_two_lines() {
-    let clean = Fixture::with(Setting {
-        route: "max_age: 500ms, retry: 100ms",
-        ..Setting::default()
-    })
-    .await;
-    let abort = Fixture::with(Setting {
-        route: "max_age: 500ms, retry: 100ms, close: abort",
-        ..Setting::default()
-    })
-    .await;
+    let clean = Fixture::with_route("max_age: 500ms, retry: 100ms").await;
+    let abort = Fixture::with_route("max_age: 500ms, retry: 100ms, close: abort").await;
     let stops = NodeClient::fetch_event_source(&clean.sidestream.url("/orders"));
     let comes_back =
         NodeClient::fetch_event_source_with_two_lines(&clean.sidestream.url("/orders"));
     let aborted = NodeClient::fetch_event_source(&abort.sidestream.url("/orders"));
-    eventually(DEADLINE, "a clean end is the end of everything", || async {
+    eventually(RECOVERY, "a clean end is the end of everything", || async {
         connections_and_done(&stops) == (1, true)
     })
     .await;
     for (fixture, client) in [(&clean, comes_back), (&abort, aborted)] {
-        let publisher = fixture.jetstream.clone();
-        let publishing = tokio::spawn(async move {
-            for number in 1_u64.. {
-                publisher
-                    .publish("orders.1.x", number.to_string().into())
-                    .await
-                    .unwrap()
-                    .await
-                    .unwrap();
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        });
+        let publishing = publish_numbers(&fixture.jetstream, "x", Duration::from_millis(5));
         let fact = "it has lived four times and seen a hundred events";
         let seen = || {
             let events = client
@@ -469,7 +434,7 @@ async fn fetch_event_source_stops_at_a_clean_end_and_continues_after_an_abort_or
                 .map(|event| event["data"].as_str().unwrap().parse::<u64>().unwrap())
                 .collect::<Vec<_>>()
         };
-        eventually(DEADLINE, fact, || async {
+        eventually(RECOVERY, fact, || async {
             connections_and_done(&client).0 >= 4 && seen().len() > 100
         })
         .await;
@@ -487,22 +452,14 @@ async fn fetch_event_source_stops_at_a_clean_end_and_continues_after_an_abort_or
 #[tokio::test]
 async fn lagging_clients_are_closed_last() {
     let rest = "drain: { accept_for: 0s, spread: 3s, timeout: 10s }";
-    let mut fixture = Fixture::with(Setting {
-        rest,
-        ..Setting::default()
-    })
-    .await;
+    let mut fixture = Fixture::with_rest(rest).await;
     // Opened first, so that only its lag can make it last.
     let mut connection = H2Client::builder()
         .stream_window(500)
         .connect(fixture.sidestream.url("/"))
         .await;
     let mut behind = connection.get("/orders/1").await;
-    behind
-        .until_seen("the client has a position", |parser| {
-            parser.positions() == 1
-        })
-        .await;
+    behind.positioned().await;
     for number in 1..=40 {
         fixture
             .publish("orders.1.x", format!("{number:0>60}"))

@@ -38,14 +38,10 @@ async fn a_client_that_closes_an_idle_connection_is_detected_at_once() {
             assert_eq!(fixture.connections().await, 1);
             drop(reader);
             gone(&fixture, &format!("a close by {via:?}"), 0).await;
-            eventually(AT_ONCE, "no connection is counted", || async {
-                fixture
-                    .sidestream
-                    .metric("sidestream_connections", &[])
-                    .await
-                    == 0.0
-            })
-            .await;
+            fixture
+                .sidestream
+                .until_metric_within(AT_ONCE, "sidestream_connections", &[], |open| open == 0.0)
+                .await;
         }
     }
     let closed = fixture
@@ -62,11 +58,7 @@ async fn a_client_that_resets_its_connection_is_detected_at_once() {
         let Reader::Http1(mut client) = fixture.open(via, "/orders").await else {
             unreachable!()
         };
-        client
-            .until_seen("the client has a position", |parser| {
-                parser.positions() == 1
-            })
-            .await;
+        client.positioned().await;
         client.reset();
         gone(&fixture, &format!("a reset by {via:?}"), 0).await;
     }

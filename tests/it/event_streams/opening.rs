@@ -53,21 +53,13 @@ async fn an_event_stream_has_the_same_headers_and_first_bytes_on_every_protocol(
 
 #[tokio::test]
 async fn the_first_bytes_are_a_retry_and_a_position_event() {
-    let fixture = Fixture::with(Setting {
-        route: "retry: 1500ms",
-        ..Setting::default()
-    })
-    .await;
+    let fixture = Fixture::with_route("retry: 1500ms").await;
     for http10 in [false, true] {
         let request = SseClient::get(fixture.sidestream.url("/orders"));
         let mut client = if http10 { request.http10() } else { request }
             .connect()
             .await;
-        client
-            .until_seen("the client has a position", |parser| {
-                parser.positions() == 1
-            })
-            .await;
+        client.positioned().await;
         let expected = format!(
             "retry: 1500\nevent: sidestream.position\ndata: {{}}\nid: {}\n\n",
             client.last_event_id()
@@ -111,11 +103,7 @@ async fn a_live_start_is_at_the_head_and_a_resume_at_the_position_of_the_client(
 
 #[tokio::test]
 async fn without_checkpoints_no_block_has_only_a_position() {
-    let fixture = Fixture::with(Setting {
-        route: "checkpoint: null",
-        ..Setting::default()
-    })
-    .await;
+    let fixture = Fixture::with_route("checkpoint: null").await;
     let mut client = SseClient::get(fixture.sidestream.url("/orders"))
         .connect()
         .await;
@@ -214,11 +202,7 @@ async fn forwarded_addresses_from_a_client_are_not_trusted_in_any_form() {
         ("forwarded", "x-forwarded-for", "for="),
     ] {
         let rest = format!("trusted_proxies: [\"127.0.0.0/8\"]\nforwarded_header: {header}");
-        let fixture = Fixture::with(Setting {
-            rest: &rest,
-            ..Setting::default()
-        })
-        .await;
+        let fixture = Fixture::with_rest(&rest).await;
         for spoofed in [
             "6.6.6.6",
             "unknown",
@@ -239,9 +223,7 @@ async fn forwarded_addresses_from_a_client_are_not_trusted_in_any_form() {
                     request = request.header(header, line);
                 }
                 let mut client = request.connect().await;
-                client
-                    .until_seen("its position", |parser| parser.positions() > 0)
-                    .await;
+                client.positioned().await;
                 assert!(
                     clients(&fixture).await.contains(&"192.0.2.7".to_owned()),
                     "{header} {lines:?}"
@@ -257,9 +239,7 @@ async fn forwarded_addresses_from_a_client_are_not_trusted_in_any_form() {
         let request =
             SseClient::get(fixture.sidestream.url("/orders")).header(header, "6.6.6.6, unknown");
         let mut client = request.connect().await;
-        client
-            .until_seen("its position", |parser| parser.positions() > 0)
-            .await;
+        client.positioned().await;
         assert_eq!(clients(&fixture).await, ["127.0.0.1"], "{header}");
     }
 }

@@ -5,17 +5,13 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 
 use super::reader::Via;
-use super::{Fixture, Setting, json, sequence};
+use super::{Fixture, json, publish_numbers, sequence};
 use testkit::h2::H2Client;
 use testkit::sse::SseClient;
 
 #[tokio::test]
 async fn a_heartbeat_of_an_idle_stream_is_one_comment_and_one_newline() {
-    let fixture = Fixture::with(Setting {
-        route: "heartbeat: 100ms",
-        ..Setting::default()
-    })
-    .await;
+    let fixture = Fixture::with_route("heartbeat: 100ms").await;
     let mut client = SseClient::get(fixture.sidestream.url("/orders"))
         .connect()
         .await;
@@ -41,11 +37,7 @@ async fn a_heartbeat_of_an_idle_stream_is_one_comment_and_one_newline() {
 
 #[tokio::test]
 async fn a_stream_with_events_sends_no_heartbeat() {
-    let fixture = Fixture::with(Setting {
-        route: "heartbeat: 1s",
-        ..Setting::default()
-    })
-    .await;
+    let fixture = Fixture::with_route("heartbeat: 1s").await;
     let mut reader = fixture.open(Via::Http11, "/orders").await;
     let begun = Instant::now();
     let mut pauses = Duration::ZERO;
@@ -66,11 +58,7 @@ async fn a_stream_with_events_sends_no_heartbeat() {
 
 #[tokio::test]
 async fn heartbeats_of_clients_that_connected_together_are_spread() {
-    let fixture = Fixture::with(Setting {
-        route: "heartbeat: 1s",
-        ..Setting::default()
-    })
-    .await;
+    let fixture = Fixture::with_route("heartbeat: 1s").await;
     let mut connection = H2Client::connect(fixture.sidestream.url("/")).await;
     let mut streams = Vec::new();
     for _ in 0..50 {
@@ -114,11 +102,7 @@ async fn heartbeats_of_clients_that_connected_together_are_spread() {
 
 #[tokio::test]
 async fn a_closed_stream_does_not_stop_the_heartbeats_of_its_connection() {
-    let fixture = Fixture::with(Setting {
-        route: "heartbeat: 200ms",
-        ..Setting::default()
-    })
-    .await;
+    let fixture = Fixture::with_route("heartbeat: 200ms").await;
     let mut connection = H2Client::connect(fixture.sidestream.url("/")).await;
     let (mut gone, mut stays) = (Vec::new(), Vec::new());
     for _ in 0..5 {
@@ -138,11 +122,7 @@ async fn a_closed_stream_does_not_stop_the_heartbeats_of_its_connection() {
 
 #[tokio::test]
 async fn an_idle_client_gets_checkpoints_of_its_source() {
-    let fixture = Fixture::with(Setting {
-        route: "checkpoint: 300ms",
-        ..Setting::default()
-    })
-    .await;
+    let fixture = Fixture::with_route("checkpoint: 300ms").await;
     for via in [Via::Http11, Via::H2] {
         let mut reader = fixture.open(via, "/orders/mine").await;
         let begun = reader.positioned().await;
@@ -161,11 +141,7 @@ async fn an_idle_client_gets_checkpoints_of_its_source() {
 async fn the_close_event_has_the_position_and_is_the_last_block_even_without_checkpoints() {
     for checkpoint in ["30s", "null"] {
         let route = format!("max_age: 300ms, checkpoint: {checkpoint}");
-        let fixture = Fixture::with(Setting {
-            route: &route,
-            ..Setting::default()
-        })
-        .await;
+        let fixture = Fixture::with_route(&route).await;
         let mut client = SseClient::get(fixture.sidestream.url("/orders/mine"))
             .connect()
             .await;
@@ -192,23 +168,8 @@ async fn the_close_event_has_the_position_and_is_the_last_block_even_without_che
 
 #[tokio::test]
 async fn a_client_that_is_handed_over_at_max_age_gets_every_event_once() {
-    let fixture = Fixture::with(Setting {
-        route: "max_age: 400ms",
-        ..Setting::default()
-    })
-    .await;
-    let publisher = fixture.jetstream.clone();
-    let publishing = tokio::spawn(async move {
-        for number in 1_u64.. {
-            publisher
-                .publish("orders.1.x", number.to_string().into())
-                .await
-                .unwrap()
-                .await
-                .unwrap();
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    });
+    let fixture = Fixture::with_route("max_age: 400ms").await;
+    let publishing = publish_numbers(&fixture.jetstream, "x", Duration::from_millis(5));
     for via in Via::ALL {
         let mut reader = fixture.open(via, "/orders").await;
         let first = sequence(&reader.positioned().await, 0);

@@ -50,9 +50,7 @@ drain: { accept_for: 0s, spread: 0s, timeout: 5s }";
     let mut pod = Sidestream::start(config(&nats, routes)).await;
     let begun = Instant::now();
     let mut client = SseClient::get(pod.url("/core?client=42")).connect().await;
-    client
-        .until_seen("its position", |parser| parser.positions() > 0)
-        .await;
+    client.positioned().await;
     assert!(begun.elapsed() < Duration::from_secs(4));
     let publisher = nats.client().await;
     publisher.publish("c.1", "x".into()).await.unwrap();

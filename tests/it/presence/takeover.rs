@@ -71,9 +71,7 @@ async fn a_client_without_a_position_continues_at_the_position_of_the_drained_po
             &[("accept", "text/event-stream")],
         )
         .await;
-    other
-        .until_seen("its position", |parser| parser.positions() > 0)
-        .await;
+    other.positioned().await;
     for number in 1..=3 {
         fixture.publish("a.1", &number.to_string()).await;
     }
@@ -512,9 +510,7 @@ async fn many_event_streams_under_a_name_do_not_block_its_position() {
         let mut stream = crowd
             .request("GET", &target, &[("accept", "text/event-stream")])
             .await;
-        stream
-            .until_seen("its position", |parser| parser.positions() > 0)
-            .await;
+        stream.positioned().await;
         held.push(stream);
     }
     fixture

@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
-use testkit::nats::Nats;
+use testkit::nats::{Nats, store};
 use testkit::sidestream::{Builder, Sidestream, config};
 use testkit::sse::SseClient;
 use testkit::wait::{DEADLINE, eventually, within};
@@ -77,20 +77,10 @@ impl Fixture {
             let mut published = 0;
             while !ended.load(Ordering::Relaxed) {
                 published += 1;
-                jetstream
-                    .publish("witness.tick", published.to_string().into())
-                    .await
-                    .unwrap()
-                    .await
-                    .unwrap();
+                store(&jetstream, "witness.tick", published.to_string()).await;
                 tokio::time::sleep(TICK).await;
             }
-            jetstream
-                .publish("witness.tick", "end".into())
-                .await
-                .unwrap()
-                .await
-                .unwrap();
+            store(&jetstream, "witness.tick", "end").await;
             published
         });
         let witness = tokio::spawn(async move {

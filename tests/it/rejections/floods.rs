@@ -202,9 +202,7 @@ async fn watch_latency(fixture: &Fixture, stop: Arc<AtomicBool>) -> JoinHandle<D
     let mut client = SseClient::get(fixture.sidestream.url("/orders/beside"))
         .connect()
         .await;
-    client
-        .until_seen("its position", |parser| parser.positions() > 0)
-        .await;
+    client.positioned().await;
     tokio::spawn(async move {
         let mut longest = Duration::ZERO;
         while !stop.load(Ordering::Relaxed) {
@@ -356,9 +354,7 @@ async fn too_large_headers_and_too_many_streams_are_rejected_by_themselves() {
         Ok(answer) => assert_eq!(answer.status(), 431),
         Err(error) => assert!(error.is_reset() || error.is_go_away(), "{error}"),
     }
-    first
-        .until_seen("its position", |parser| parser.positions() > 0)
-        .await;
+    first.positioned().await;
     publisher
         .publish("orders.1.a", "still here".into())
         .await

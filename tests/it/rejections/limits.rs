@@ -122,8 +122,7 @@ async fn the_limit_of_event_streams_per_client_does_not_depend_on_other_clients(
         after > before,
         "the connection, and its event stream: {before}, {after}"
     );
-    mine.until_seen("its position", |parser| parser.positions() > 0)
-        .await;
+    mine.positioned().await;
     assert_eq!(h2.get("/named/1?client=a").await.status(), 503);
     let publisher = fixture.nats.client().await;
     publisher
@@ -338,9 +337,7 @@ async fn visit(url: String, number: usize) {
         5 => drop(SseClient::get(target).http10().connect().await),
         _ => {
             let mut client = SseClient::get(target).connect().await;
-            client
-                .until_seen("its position", |parser| parser.positions() > 0)
-                .await;
+            client.positioned().await;
             tokio::time::sleep(stay).await;
         }
     }

@@ -36,9 +36,7 @@ async fn assert_delivers(fixture: &Fixture) {
     let mut client = SseClient::get(fixture.sidestream.url("/orders/beside"))
         .connect()
         .await;
-    client
-        .until_seen("its position", |parser| parser.positions() > 0)
-        .await;
+    client.positioned().await;
     publisher
         .publish("orders.beside.x", "x".into())
         .await

@@ -248,9 +248,7 @@ async fn bytes_after_the_request_change_nothing_and_too_many_end_it() {
         .write_all(b"GET /orders/2 HTTP/1.1\r\nHost: x\r\n\r\n")
         .await
         .unwrap();
-    client
-        .until_seen("its position", |parser| parser.positions() > 0)
-        .await;
+    client.positioned().await;
     publisher.publish("orders.1.a", "one".into()).await.unwrap();
     publisher.publish("orders.2.a", "two".into()).await.unwrap();
     publisher

@@ -66,9 +66,7 @@ impl Pressed {
         let url = self.sidestream.url(&format!("/orders/1?client={name}"));
         let mut client = SseClient::get(url).connect().await;
         assert_eq!(client.status(), 200);
-        client
-            .until_seen("its position", |parser| parser.positions() > 0)
-            .await;
+        client.positioned().await;
         client
     }
 

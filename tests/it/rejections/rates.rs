@@ -26,9 +26,7 @@ async fn connect(fixture: &Fixture, client: &str) -> SseClient {
         .connect()
         .await;
     assert_eq!(client.status(), 200);
-    client
-        .until_seen("its position", |parser| parser.positions() > 0)
-        .await;
+    client.positioned().await;
     client
 }
 
@@ -165,9 +163,7 @@ async fn a_rate_limit_that_is_not_reached_has_no_effect() {
     let mut client = SseClient::get(fixture.sidestream.url("/orders/1"))
         .connect()
         .await;
-    client
-        .until_seen("its position", |parser| parser.positions() > 0)
-        .await;
+    client.positioned().await;
     for number in 0..2_000 {
         publisher
             .publish("orders.1.a", number.to_string().into())

@@ -59,9 +59,7 @@ async fn the_wrong_port_is_a_closed_connection_and_a_metric() {
         .connect()
         .await;
     assert_eq!(client.status(), 200, "without ALPN it is HTTP/1.1");
-    client
-        .until_seen("its position", |parser| parser.positions() > 0)
-        .await;
+    client.positioned().await;
     let unknown = SseClient::get(fixture.sidestream.url_tls("/orders/1"))
         .tls(authority.trusting(&["spdy/3"]));
     assert!(

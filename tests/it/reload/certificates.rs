@@ -40,9 +40,7 @@ async fn new_connections_get_a_renewed_certificate_and_open_streams_remain() {
         .tls(authority.trusting(&["http/1.1"]))
         .connect()
         .await;
-    client
-        .until_seen("its position", |parser| parser.positions() > 0)
-        .await;
+    client.positioned().await;
     let before = served_certificate(&sidestream, &authority).await;
 
     // A certificate without its key, as between the replacement of two files: the old pair remains

@@ -28,13 +28,10 @@ async fn wider_filters_close_nothing_and_lose_nothing() {
     };
     let sidestream = Sidestream::start(text("\"a.>\"")).await;
     let mut old = SseClient::get(sidestream.url("/e")).connect().await;
-    old.until_seen("its position", |parser| parser.positions() > 0)
-        .await;
+    old.positioned().await;
     let mut h2 = H2Client::connect(sidestream.url("/")).await;
     let mut multiplexed = h2.get("/e").await;
-    multiplexed
-        .until_seen("its position", |parser| parser.positions() > 0)
-        .await;
+    multiplexed.positioned().await;
     publish(&context, "a.x", "1").await;
     assert_eq!(old.next().await.data, "1");
     assert_eq!(multiplexed.next().await.data, "1");
@@ -50,8 +47,7 @@ async fn wider_filters_close_nothing_and_lose_nothing() {
     assert_eq!(answer["ok"], true, "{answer}");
 
     let mut new = SseClient::get(sidestream.url("/e")).connect().await;
-    new.until_seen("its position", |parser| parser.positions() > 0)
-        .await;
+    new.positioned().await;
     let mut resumed = SseClient::get(sidestream.url("/e"))
         .last_event_id(old.last_event_id())
         .connect()
@@ -145,9 +141,7 @@ async fn reloaded_route_with_a_missing_stream_degrades_its_check_and_the_pod_sta
     create_stream(&context, "A", &["a.>"]).await;
     let sidestream = Sidestream::start(routes(&nats, &["A"])).await;
     let mut client = SseClient::get(sidestream.url("/A")).connect().await;
-    client
-        .until_seen("its position", |parser| parser.positions() > 0)
-        .await;
+    client.positioned().await;
     sidestream.rewrite_config(&routes(&nats, &["A", "B"]));
     reload_while_ready(&sidestream).await;
     assert_eq!(sidestream.admin("/health/ready").await.0, 200);
@@ -194,9 +188,7 @@ async fn pod_stays_ready_without_a_stream_that_only_open_event_streams_read() {
     create_stream(&context, "B", &["b.>"]).await;
     let sidestream = Sidestream::start(routes(&nats, &["A", "B"])).await;
     let mut client = SseClient::get(sidestream.url("/B")).connect().await;
-    client
-        .until_seen("its position", |parser| parser.positions() > 0)
-        .await;
+    client.positioned().await;
     sidestream.rewrite_config(&routes(&nats, &["A"]));
     reload_while_ready(&sidestream).await;
     context.delete_stream("B").await.unwrap();
@@ -322,9 +314,7 @@ async fn assert_new_clients_receive(sidestream: &Sidestream, context: &Context, 
     for (path, prefix) in [("/shared", "a"), ("/republish", "r")] {
         let mut client = SseClient::get(sidestream.url(path)).connect().await;
         assert_eq!(client.status(), 200, "{path} of the {token} routes");
-        client
-            .until_seen("its position", |parser| parser.positions() > 0)
-            .await;
+        client.positioned().await;
         let sent = context.publish(format!("{prefix}.{token}"), "event".into());
         sent.await.unwrap().await.unwrap();
         assert_eq!(client.next().await.data, "event");

@@ -205,9 +205,7 @@ async fn client_with_an_id_of_version_0_1_receives_the_full_one() {
             .last_event_id(&of_version_0_1(id, 0))
             .connect()
             .await;
-        client
-            .until_seen("its position", |parser| parser.positions() > 0)
-            .await;
+        client.positioned().await;
         assert_eq!(client.last_event_id(), id);
     }
     fixture.until_no_replay_runs().await;

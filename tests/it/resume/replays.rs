@@ -6,7 +6,7 @@ use tokio::time::timeout;
 
 use super::reader::{Reader, Via, summary};
 use super::{Fixture, SUBJECTS, configuration, last, texts};
-use testkit::nats::{Nats, create_stream, publish_raw};
+use testkit::nats::{Nats, create_stream, publish_raw, store};
 use testkit::proxy::{Fault, Proxy};
 use testkit::sidestream::Sidestream;
 use testkit::sse::SseClient;
@@ -80,11 +80,7 @@ async fn a_client_that_moves_between_two_sidecars_gets_every_event_once() {
     let jetstream = fixture.nats.jetstream().await;
     let publishing = tokio::spawn(async move {
         for number in 301..=1500 {
-            let stored = jetstream
-                .publish(super::subject(number), number.to_string().into())
-                .await
-                .unwrap();
-            stored.await.unwrap();
+            store(&jetstream, super::subject(number), number.to_string()).await;
         }
     });
     let mut seen: Vec<String> = Vec::new();
@@ -260,8 +256,7 @@ async fn a_message_that_is_too_large_is_the_same_gap_in_a_replay_as_live() {
     let mut live = SseClient::get(fixture.sidestream.url("/all"))
         .connect()
         .await;
-    live.until_seen("its position", |parser| parser.positions() > 0)
-        .await;
+    live.positioned().await;
     let start = live.last_event_id().to_owned();
     fixture.fill(2).await;
     fixture

@@ -56,14 +56,10 @@ async fn a_vanished_peer_is_detected_by_heartbeats_on_http_1() {
         lasted > Duration::from_secs(20),
         "it was the vanishing that ended it: {lasted:?}"
     );
-    eventually(GRACE, "its connection is gone too", || async {
-        fixture
-            .sidestream
-            .metric("sidestream_connections", &[])
-            .await
-            == 0.0
-    })
-    .await;
+    fixture
+        .sidestream
+        .until_metric_within(GRACE, "sidestream_connections", &[], |open| open == 0.0)
+        .await;
 }
 
 #[tokio::test]
@@ -78,14 +74,10 @@ async fn a_vanished_peer_is_detected_by_pings_on_http_2() {
     connection.freeze();
     let lasted = until_closed(&fixture, "/quiet", PINGS).await;
     println!("found after {lasted:?}");
-    eventually(GRACE, "its connection is gone too", || async {
-        fixture
-            .sidestream
-            .metric("sidestream_connections", &[])
-            .await
-            == 0.0
-    })
-    .await;
+    fixture
+        .sidestream
+        .until_metric_within(GRACE, "sidestream_connections", &[], |open| open == 0.0)
+        .await;
 }
 
 #[tokio::test]

@@ -81,9 +81,7 @@ async fn event_streams_and_cached_answers_outlast_an_endpoint_that_is_down() {
         .get("/events/a")
         .header("Cookie", "session=alice");
     let mut client = request.connect().await;
-    client
-        .until_seen("its position", |parser| parser.positions() > 0)
-        .await;
+    client.positioned().await;
     assert_eq!(app.status("alice").await, 200);
     app.endpoint.set_down(true);
     assert_eq!(app.status("bob").await, 503);

@@ -17,9 +17,7 @@ async fn session_cookie_opens_the_event_stream_of_its_user() {
     let request = fixture.get("/events/a").header("Cookie", "session=alice");
     let mut alice = request.connect().await;
     assert_eq!(alice.status(), 200, "{:?}", alice.headers());
-    alice
-        .until_seen("its position", |parser| parser.positions() > 0)
-        .await;
+    alice.positioned().await;
     let mut connection = H2Client::connect(fixture.sidestream.url("/")).await;
     // HTTP/2 permits one field per cookie.
     let headers = [
@@ -29,8 +27,7 @@ async fn session_cookie_opens_the_event_stream_of_its_user() {
     ];
     let mut bob = connection.request("GET", "/events/a", &headers).await;
     assert_eq!(bob.status(), 200, "{:?}", bob.headers());
-    bob.until_seen("its position", |parser| parser.positions() > 0)
-        .await;
+    bob.positioned().await;
     fixture.publish("orders.alice.paid", "1").await;
     fixture.publish("orders.bob.paid", "2").await;
     assert_eq!(alice.next().await.data, "1");
@@ -199,9 +196,7 @@ async fn endpoint_without_credentials_can_decide_by_address_and_client_is_named_
     let request = request.header("X-Forwarded-For", "192.0.2.7");
     let mut client = request.connect().await;
     assert_eq!(client.status(), 200);
-    client
-        .until_seen("its position", |parser| parser.positions() > 0)
-        .await;
+    client.positioned().await;
     fixture.publish("orders.blue.paid", "1").await;
     assert_eq!(client.next().await.data, "1");
     let connections = fixture.sidestream.admin_json("/connections").await;
