@@ -212,7 +212,7 @@ mod tests {
         assert_eq!(all["heartbeat"], "5s");
         assert_eq!(all["framings"], serde_json::json!(["ndjson"]));
         let source = serde_json::json!({
-            "stream": "A", "identity": null, "delivery": "shared", "allow": ["a.>"],
+            "stream": "A", "bucket": null, "identity": null, "delivery": "shared", "allow": ["a.>"],
         });
         assert_eq!(all["sources"], serde_json::json!([source]));
         for key in [

@@ -85,6 +85,10 @@ impl Fixture {
     }
 
     fn open_until(&self, expiry: Option<Expiry>) -> EventStream {
+        self.open_call(expiry, None)
+    }
+
+    fn open_call(&self, expiry: Option<Expiry>, deadline: Option<Instant>) -> EventStream {
         let route = self.context.routes().find("/a").unwrap().route.clone();
         let opening = Opening {
             framing: Framing::Sse,
@@ -100,7 +104,7 @@ impl Fixture {
             expiry,
             peer: Peer::new(([192, 0, 2, 1], 1).into(), Protocol::Http11, false),
             browser: false,
-            deadline: None,
+            deadline,
         };
         EventStream::open(&self.context, opening)
             .now_or_never()
@@ -425,4 +429,37 @@ async fn max_age_of_a_busy_event_stream_is_that_of_its_http2_connection() {
     tokio::join!(ending, closed);
     assert_eq!(client.close, Some(CloseReason::Age));
     assert_eq!(group.until_max_age().now_or_never(), None, "reported once");
+}
+
+#[tokio::test]
+async fn deadline_of_a_call_ends_it_before_or_after_the_renewal_of_its_principal() {
+    let mut fixture = Fixture::new();
+    // The renewal is in the middle.
+    let renewals = [(4 * EXPIRES_AFTER, false), (EXPIRES_AFTER, true)];
+    for (expires_after, is_asked) in renewals {
+        let now = Instant::now();
+        let expires = now + expires_after;
+        let deadline = now + EXPIRES_AFTER;
+        let expiry = expiry(expires, expires + DEADLINE, Duration::from_secs(60));
+        let mut stream = fixture.open_call(Some(expiry), Some(deadline));
+        fixture.append(if is_asked { 8 } else { 7 });
+        let mut client = Client::default();
+        until_closed(&mut client, &mut stream).await;
+        assert!(Instant::now() + Duration::from_millis(10) >= deadline);
+        assert_eq!(client.close, Some(CloseReason::Deadline));
+        assert_eq!(client.text.contains("sidestream.renew"), is_asked);
+        let reason = r#"data: {"reason":"deadline","retry":"#;
+        assert!(client.last_event().contains(reason), "{}", client.text);
+    }
+}
+
+#[tokio::test]
+async fn principal_that_expires_before_the_deadline_of_its_call_ends_it() {
+    let fixture = Fixture::new();
+    let expires = Instant::now() + EXPIRES_AFTER;
+    let expiry = expiry(expires, expires, Duration::ZERO);
+    let mut stream = fixture.open_call(Some(expiry), Some(expires + DEADLINE));
+    let mut client = Client::default();
+    until_closed(&mut client, &mut stream).await;
+    assert_eq!(client.close, Some(CloseReason::Expired));
 }
