@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use bytes::{BufMut as _, BytesMut};
 
-use super::encoder::{Encoder, EventParts, GapNotice};
+use super::encoder::{Encoder, EventParts, GapNotice, put_formatted};
 use super::envelope::{Encoding, EncodingBuilder, Envelope};
 use super::ndjson::Ndjson;
 
@@ -129,6 +129,30 @@ pub fn put_close_frame(out: &mut BytesMut, code: u16, reason: &str) {
     put_head(out, CLOSE, 2 + reason.len());
     out.put_u16(code);
     out.put_slice(reason.as_bytes());
+}
+
+/// Appends the answer to a message that has changed the subjects of the client: all that it has named,
+/// and the position at which added ones begin.
+pub fn put_subjects(out: &mut BytesMut, control: &str, subjects: &[&str], id: &dyn Display) {
+    let subjects = serde_json::json!(subjects);
+    put_message(out, |line| {
+        let fields = format_args!(r#"{{"control":"{control}","subjects":{subjects},"id":"{id}"}}"#);
+        put_formatted(line, fields);
+    });
+}
+
+/// Appends the answer to a message that is not applied. `retry`: the time until it can be.
+pub fn put_error(out: &mut BytesMut, reason: &str, message: &str, retry: Option<Duration>) {
+    let message = serde_json::json!(message);
+    // Rounded up: not before the time.
+    let retry = retry.map_or(String::new(), |retry| {
+        format!(r#","retry":{}"#, retry.as_millis() + 1)
+    });
+    put_message(out, |line| {
+        let fields =
+            format_args!(r#"{{"control":"error","reason":"{reason}","message":{message}{retry}}}"#);
+        put_formatted(line, fields);
+    });
 }
 
 /// Returns the status code for a reason of `close`.

@@ -185,6 +185,14 @@ impl Cursor {
         state.of_cursor(self.key).1.set_sink(sink);
     }
 
+    /// Takes the sink for direct writes of another cursor, which this one replaces.
+    pub fn take_sink(&self, other: &Self) {
+        let sink = other.feed.lock().of_cursor(other.key).1.sink();
+        if let Some(sink) = sink {
+            self.set_sink(sink);
+        }
+    }
+
     /// Allows direct writes, if the last read returned everything. They end with the next read, or
     /// with [`Self::take_over`]. The caller sleeps, and its transport has accepted all bytes.
     pub fn allow_direct(&self) {

@@ -219,6 +219,11 @@ impl Subscriber {
         self.sink = Some(sink);
     }
 
+    /// Returns the sink.
+    pub(super) fn sink(&self) -> Option<Arc<dyn DirectSink>> {
+        self.sink.clone()
+    }
+
     /// Returns the sink if the dispatcher may write to it.
     pub(super) fn direct_sink(&self) -> Option<&Arc<dyn DirectSink>> {
         self.sink.as_ref().filter(|_| self.is_direct)

@@ -86,6 +86,9 @@ impl Context {
         for begin in Begin::LABELS {
             metrics.begins_total.with_label_values(&[begin]);
         }
+        for outcome in ["subscribed", "unsubscribed", "rejected"] {
+            metrics.subject_changes_total.with_label_values(&[outcome]);
+        }
         for limit in Limit::ALL {
             metrics.throttled_total.with_label_values(&[limit.as_str()]);
         }

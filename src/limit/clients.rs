@@ -71,6 +71,8 @@ pub struct ClientPermit {
     clients: Arc<ClientLimiter>,
     /// Hashes of the filter sets that the event stream reads.
     filter_sets: SmallVec<[u64; 1]>,
+    /// Highest number of filter sets of the client.
+    filter_sets_max: Option<usize>,
 }
 
 /// Limit of a client.
@@ -179,6 +181,7 @@ impl ClientLimiter {
             client,
             clients: Arc::clone(self),
             filter_sets: SmallVec::new(),
+            filter_sets_max: limits.filter_sets,
         };
         // The rate first: a client that retries in a loop at its limit of event streams gets
         // `connects` with a time to wait.
@@ -195,7 +198,7 @@ impl ClientLimiter {
         if limits.connections.is_some_and(|most| before >= most) {
             return Err(permit.reject(Limit::Connections, None));
         }
-        if !permit.add_filter_sets(filter_sets, limits.filter_sets) {
+        if !permit.add_filter_sets(filter_sets) {
             return Err(permit.reject(Limit::FilterSets, None));
         }
         Ok(Some(permit))
@@ -294,11 +297,7 @@ fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
 impl ClientPermit {
     /// Counts the filter sets that the event stream reads. Returns false if the client reads too
     /// many different ones.
-    fn add_filter_sets(
-        &mut self,
-        filter_sets: impl IntoIterator<Item = u64>,
-        most: Option<usize>,
-    ) -> bool {
+    fn add_filter_sets(&mut self, filter_sets: impl IntoIterator<Item = u64>) -> bool {
         let mut held = self
             .client
             .filter_sets
@@ -312,7 +311,62 @@ impl ClientPermit {
         // A set that the client already reads is free. The first event stream of a client is
         // served even if its route has more sources than the limit.
         let is_more = held.len() > before && before > 0;
-        !(is_more && most.is_some_and(|most| held.len() > most))
+        !(is_more && self.filter_sets_max.is_some_and(|most| held.len() > most))
+    }
+
+    /// Counts other filter sets in place of those that the event stream reads, as if it were opened
+    /// again.
+    ///
+    /// # Errors
+    /// Returns [`Throttled`] if the client has reached a limit. The filter sets are as before.
+    pub fn change_filter_sets(
+        &mut self,
+        filter_sets: impl IntoIterator<Item = u64>,
+    ) -> Result<(), Throttled> {
+        let taken = self
+            .client
+            .buckets
+            .load()
+            .connects
+            .as_ref()
+            .map(|bucket| bucket.take(1));
+        if let Some(Err(wait)) = taken {
+            return Err(self.reject(Limit::Connects, Some(wait)));
+        }
+        let before = self.release_filter_sets();
+        if self.add_filter_sets(filter_sets) {
+            return Ok(());
+        }
+        self.release_filter_sets();
+        // They were within the limit.
+        self.add_filter_sets(before);
+        Err(self.reject(Limit::FilterSets, None))
+    }
+
+    /// Stops counting the filter sets, and returns them.
+    fn release_filter_sets(&mut self) -> SmallVec<[u64; 1]> {
+        let released = std::mem::take(&mut self.filter_sets);
+        if released.is_empty() {
+            return released;
+        }
+        let mut held = self
+            .client
+            .filter_sets
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        for filter_set in &released {
+            if let Entry::Occupied(mut readers) = held.entry(*filter_set) {
+                *readers.get_mut() -= 1;
+                if *readers.get() == 0 {
+                    readers.remove();
+                }
+            }
+        }
+        // A client that had thousands of sets does not keep their memory.
+        if held.capacity() > 4 * held.len() + 64 {
+            held.shrink_to_fit();
+        }
+        released
     }
 
     /// Returns the bucket of the client's events, if they are limited.
@@ -350,25 +404,7 @@ impl ClientPermit {
 
 impl Drop for ClientPermit {
     fn drop(&mut self) {
-        if !self.filter_sets.is_empty() {
-            let mut held = self
-                .client
-                .filter_sets
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            for filter_set in &self.filter_sets {
-                if let Entry::Occupied(mut readers) = held.entry(*filter_set) {
-                    *readers.get_mut() -= 1;
-                    if *readers.get() == 0 {
-                        readers.remove();
-                    }
-                }
-            }
-            // A client that had thousands of sets does not keep their memory.
-            if held.capacity() > 4 * held.len() + 64 {
-                held.shrink_to_fit();
-            }
-        }
+        self.release_filter_sets();
         self.client.open.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -80,6 +80,21 @@ impl Allow {
 }
 
 impl<'a> Bounds<'a> {
+    /// Bounds of the configuration's filters and those of the claims.
+    #[must_use]
+    pub fn new(filters: &'a [Filter], claimed: Option<&[Filter]>) -> Self {
+        Self {
+            filters,
+            claimed: claimed.map(<[Filter]>::to_vec),
+        }
+    }
+
+    /// Filters of the claims; `None` if no entry is a claim.
+    #[must_use]
+    pub fn into_claimed(self) -> Option<Vec<Filter>> {
+        self.claimed
+    }
+
     /// True if every subject is admitted.
     #[must_use]
     pub fn is_empty(&self) -> bool {

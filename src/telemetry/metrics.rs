@@ -76,6 +76,8 @@ pub struct Metrics {
     pub pressure_level: IntGaugeVec,
     /// `sidestream_begins_total{begin}`
     pub begins_total: IntCounterVec,
+    /// `sidestream_subject_changes_total{outcome}`
+    pub subject_changes_total: IntCounterVec,
     /// `sidestream_finished_total{route}`
     pub finished_total: IntCounterVec,
     /// `sidestream_resumes_total{outcome}`
@@ -234,6 +236,7 @@ impl Metrics {
             health_check: r.gauges("health_check", "1 for the status of each check on `/health`, 0 for the others: `ok`, `degraded` (still ready, an operator should look), `failing` (not ready).", &["check", "status"])?,
             pressure_level: r.gauges("pressure_level", "1 for the load level in force, 0 for the others: `none`; `thin`: telemetry is thinned; `shed`: telemetry is skipped and normal events have half their rate; `reject`: a quarter of it, and new event streams are rejected.", &["level"])?,
             begins_total: r.counters("begins_total", "Event streams that were opened without an id, by where they begin: `live`, `first`, `latest`, `since` (a time) or `last` (a number of events).", &["begin"])?,
+            subject_changes_total: r.counters("subject_changes_total", "Messages of WebSocket clients that change their subjects: `subscribed`, `unsubscribed`, or `rejected` with an error.", &["outcome"])?,
             finished_total: r.counters("finished_total", "Requests that were answered with 204: the client has every event of a finite event stream.", &["route"])?,
             resumes_total: r.counters("resumes_total", "Outcomes of `Last-Event-ID`, one per source in the id.", &["outcome"])?,
             replays_running: r.gauge("replays_running", "Running replays from JetStream.")?,

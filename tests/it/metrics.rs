@@ -34,6 +34,7 @@ const NAMES: &[(&str, &str)] = &[
     ("health_check", "check, status"),
     ("pressure_level", "level"),
     ("begins_total", "begin"),
+    ("subject_changes_total", "outcome"),
     ("finished_total", "route"),
     ("resumes_total", "outcome"),
     ("replays_running", ""),

@@ -5,6 +5,7 @@ mod clients;
 mod conformance;
 mod handshake;
 mod stream;
+mod subjects;
 
 use std::sync::Arc;
 

@@ -24,7 +24,7 @@ use tokio::io::ReadBuf;
 
 use super::chunk::{BodyDelimiter, ChunkHead};
 use crate::feed::DirectSink;
-use crate::http::stream::client_messages::{ClientMessages, ClientState};
+use crate::http::stream::client_messages::{ClientMessages, ClientState, Receive};
 use crate::http::stream::direct_path::DirectWrites;
 use crate::http::stream::write_batch::{BATCH_BYTES, Segment, Unsent, WriteBatch, Written};
 use crate::http::transport::Transport;
@@ -144,19 +144,20 @@ impl<T: Transport> ChunkWriter<T> {
         &mut self,
         task: &mut Context<'_>,
         messages: &mut ClientMessages,
+        receive: Receive<'_>,
     ) -> ClientInput {
         if self.pending.is_some() {
             return ClientInput::Nothing;
         }
         let mut answers = BytesMut::new();
-        let mut state = messages.read_early(&mut answers);
+        let mut state = messages.read_early(&mut answers, receive);
         let mut space = [MaybeUninit::uninit(); 512];
         while state == ClientState::Open && answers.len() < ANSWERS_MAX {
             let mut buffer = ReadBuf::uninit(&mut space);
             match Pin::new(&mut self.io).poll_read(task, &mut buffer) {
                 Poll::Pending => break,
                 Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
-                    state = messages.read(buffer.filled(), &mut answers);
+                    state = messages.read(buffer.filled(), &mut answers, receive);
                 }
                 Poll::Ready(_) => return ClientInput::Disconnected,
             }

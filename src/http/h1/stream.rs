@@ -128,7 +128,7 @@ impl<T: Transport> H1Stream<T> {
                 self.io.writer.abort();
                 return Poll::Ready(forced);
             }
-            match self.io.poll_input(task) {
+            match self.poll_input(task) {
                 ClientInput::Nothing => {}
                 ClientInput::Answered => self.end_direct_writes(),
                 ClientInput::Closed => {
@@ -171,6 +171,19 @@ impl<T: Transport> H1Stream<T> {
                 }
                 Phase::Linger(_) => return self.poll_deadline(task),
             }
+        }
+    }
+
+    /// Reads what the client sends.
+    fn poll_input(&mut self, task: &mut Context<'_>) -> ClientInput {
+        let StreamIo { writer, rare, .. } = &mut *self.io;
+        let messages = rare.as_mut().and_then(|rare| rare.messages.as_mut());
+        if let (Some(messages), Phase::Open(stream)) = (messages, &mut self.phase) {
+            return writer.poll_messages(task, messages, &mut |text| stream.receive_message(text));
+        }
+        match writer.poll_disconnected(task) {
+            Poll::Ready(()) => ClientInput::Disconnected,
+            Poll::Pending => ClientInput::Nothing,
         }
     }
 
@@ -265,20 +278,6 @@ impl Rare {
         Self {
             stall: StallTimer::default(),
             messages: Some(messages),
-        }
-    }
-}
-
-impl<T: Transport> StreamIo<T> {
-    /// Reads what the client sends.
-    fn poll_input(&mut self, task: &mut Context<'_>) -> ClientInput {
-        let messages = self.rare.as_mut().and_then(|rare| rare.messages.as_mut());
-        if let Some(messages) = messages {
-            return self.writer.poll_messages(task, messages);
-        }
-        match self.writer.poll_disconnected(task) {
-            Poll::Ready(()) => ClientInput::Disconnected,
-            Poll::Pending => ClientInput::Nothing,
         }
     }
 }

@@ -26,7 +26,7 @@ use h2::RecvStream;
 use super::idle::UseGuard;
 use super::sink::SharedStream;
 use crate::http::request::call;
-use crate::http::stream::client_messages::{ClientMessages, ClientState};
+use crate::http::stream::client_messages::{ClientMessages, ClientState, Receive};
 use crate::http::stream::event_stream::{EventStream, Step};
 use crate::http::stream::stall::StallTimer;
 use crate::http::stream::state::StreamState;
@@ -116,7 +116,9 @@ impl H2Stream {
         }
         if self.io.input.is_some() && self.io.last.is_none() {
             // Only between whole messages: an answer is a frame of its own.
-            let (state, answers) = self.io.poll_input(task);
+            let stream = &mut self.stream;
+            let receive = &mut |text: &str| stream.receive_message(text);
+            let (state, answers) = self.io.poll_input(task, receive);
             if !answers.is_empty() || state == ClientState::Closed {
                 return self.answer(task, state, answers);
             }
@@ -263,7 +265,11 @@ impl H2Input {
 
 impl StreamIo {
     /// Reads the client's side of a WebSocket. Returns its state, and the answers.
-    fn poll_input(&mut self, task: &mut Context<'_>) -> (ClientState, BytesMut) {
+    fn poll_input(
+        &mut self,
+        task: &mut Context<'_>,
+        receive: Receive<'_>,
+    ) -> (ClientState, BytesMut) {
         let mut answers = BytesMut::new();
         let Some(input) = &mut self.input else {
             return (ClientState::Open, answers);
@@ -277,7 +283,7 @@ impl StreamIo {
             };
             // It fails only for more than was received.
             drop(input.body.flow_control().release_capacity(bytes.len()));
-            if input.messages.read(&bytes, &mut answers) == ClientState::Closed {
+            if input.messages.read(&bytes, &mut answers, receive) == ClientState::Closed {
                 return (ClientState::Closed, answers);
             }
         }

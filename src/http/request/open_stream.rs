@@ -38,6 +38,7 @@ use crate::http::route::Route;
 use crate::http::stream::event_stream::opening::{Beginning, OpenFailure, Opening};
 use crate::http::stream::event_stream::{EventStream, long_poll};
 use crate::http::stream::expiry::Expiry;
+use crate::http::stream::subscriptions::Subscriptions;
 use crate::http::stream_options::StreamOptions;
 use crate::limit::ClientPermit;
 use crate::subject::FilterSet;
@@ -52,6 +53,8 @@ pub(in crate::http) struct RequestedStream<'r> {
     pub(in crate::http) filters: Vec<FilterSet>,
     pub(in crate::http) options: StreamOptions,
     pub(in crate::http) client: ClientId,
+    /// Subjects that the client of a WebSocket can change.
+    pub(in crate::http) subscriptions: Option<Box<Subscriptions>>,
     /// End of the permission to read it.
     pub(in crate::http) expiry: Option<auth::Expiry>,
     /// Deadline of a gRPC call.
@@ -104,6 +107,7 @@ pub(in crate::http) async fn open_stream(
         filters,
         options,
         client,
+        subscriptions,
         expiry,
         deadline,
     } = requested;
@@ -148,6 +152,7 @@ pub(in crate::http) async fn open_stream(
         expiry: expiry.map(|expiry| Expiry::new(expiry, config.renew_before)),
         peer: caller.peer,
         framing,
+        subscriptions,
         browser: is_browser(asked.request.headers),
         deadline,
     };

@@ -17,10 +17,13 @@ use crate::encoding::Framing;
 use crate::event::{EventName, Version};
 use crate::feed::FeedOptions;
 use crate::http::route::Route;
+use crate::http::stream::subscriptions::{ChosenSubjects, Subscriptions};
 use crate::http::stream_options::StreamOptions;
 use crate::net::AddressText;
 use crate::subject::template::SampleValues;
-use crate::subject::{FilterSet, TextTemplate, Unfilled, Variable, Variables as _};
+use crate::subject::{
+    FilterSet, SubjectTemplate, TextTemplate, Unfilled, Variable, Variables as _,
+};
 
 /// Client of a request.
 pub(in crate::http) struct ClientId {
@@ -56,6 +59,40 @@ impl Route {
             return Err(RejectionCode::TooManySubjects.into());
         }
         Ok(sets)
+    }
+
+    /// Returns the subjects of a WebSocket, if its client can change some: subjects of JetStream
+    /// streams that it names in the query of the URL, within `allow`.
+    ///
+    /// # Errors
+    /// As [`Self::filters`].
+    pub(in crate::http) fn subscriptions(
+        &self,
+        request: &AuthenticatedRequest<'_>,
+        options: &StreamOptions,
+        subjects_max: usize,
+    ) -> Result<Option<Box<Subscriptions>>, Rejection> {
+        let reject = |unfilled| reject(unfilled, &request.principal);
+        let mut sources = Vec::with_capacity(self.sources.len());
+        for (index, source) in self.sources.iter().enumerate() {
+            let bounds = source.allow.bounds(request).map_err(reject)?;
+            let can_change = !self.config.finite
+                && !bounds.is_empty()
+                && source.source.are_positions_shared()
+                && source.subjects.iter().any(is_of_query);
+            let (mut fixed, mut chosen) = (Vec::new(), Vec::new());
+            for template in &source.subjects {
+                let filters = template.fill(request, &bounds).map_err(reject)?;
+                if can_change && is_of_query(template) {
+                    chosen.extend(filters);
+                } else {
+                    fixed.extend(filters);
+                }
+            }
+            let chosen = can_change.then_some(chosen);
+            sources.push(ChosenSubjects::new(index, fixed, chosen, bounds));
+        }
+        Ok(Subscriptions::new(sources, options.clone(), subjects_max))
     }
 
     /// Returns the options of the feeds that a request reads. Claims in the route's `event` are part
@@ -132,6 +169,12 @@ impl ClientId {
             is_named,
         }
     }
+}
+
+/// True if the subjects are all values of a query parameter.
+fn is_of_query(template: &SubjectTemplate) -> bool {
+    let mut variables = template.variables();
+    template.is_whole_variable() && matches!(variables.next(), Some(Variable::Query(_)))
 }
 
 /// Checks that the principal has every claim of a template.

@@ -259,6 +259,12 @@ async fn respond<B: Sync>(
     let asked = authenticated.map_err(as_stream)?;
     let filters = route.filters(&asked, routes.config.subjects_per_request_max)?;
     let options = route.feed_options(framing, version, &asked)?;
+    let subscriptions = match framing {
+        Framing::WebSocket => {
+            route.subscriptions(&asked, &options, routes.config.subjects_per_request_max)?
+        }
+        _ => None,
+    };
     let client = route.client(&asked)?;
     check.client(&asked, &client).map_err(as_stream)?;
     let requested = RequestedStream {
@@ -268,6 +274,7 @@ async fn respond<B: Sync>(
         filters,
         options,
         client,
+        subscriptions,
         expiry: asked.principal.expires(),
         deadline: form.deadline(),
     };

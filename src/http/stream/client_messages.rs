@@ -5,7 +5,10 @@
 //! for a client that sends more than whole pings and pongs. A browser sends nothing else until it
 //! closes.
 //!
-//! Messages are read and discarded: an event stream has one direction.
+//! A text message changes the subjects of the client: the event stream takes it
+//! ([`EventStream::receive_message`](super::event_stream::EventStream::receive_message)) and answers
+//! in order. A message that it does not take is answered here, at once, and counts; a client that
+//! sends too many of them is closed.
 
 use std::io::{self, Cursor, Read, Write};
 
@@ -15,6 +18,7 @@ use tungstenite::protocol::frame::coding::{Control, OpCode};
 use tungstenite::protocol::{Role, WebSocketConfig, WebSocketContext};
 use tungstenite::{Error, Message};
 
+use super::subscriptions::NotApplied;
 use crate::encoding::websocket::{close_code, put_close_frame};
 
 /// Parser of what a client sends.
@@ -22,9 +26,12 @@ pub(in crate::http) struct ClientMessages {
     /// Bytes that arrived with the handshake.
     early: Bytes,
     parser: Option<Box<WebSocketContext>>,
-    /// Bytes of the messages that were discarded.
-    discarded: usize,
+    /// Cost of the messages that were not taken.
+    rejected: usize,
 }
+
+/// Receiver of the text messages of a client.
+pub(in crate::http) type Receive<'r> = &'r mut dyn FnMut(&str) -> Result<(), NotApplied>;
 
 /// State of the WebSocket after bytes of the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,8 +41,11 @@ pub(in crate::http) enum ClientState {
     Closed,
 }
 
-/// 16 KiB for one message, and for all messages of a client that nothing reads: as on HTTP.
+/// 16 KiB for one message, and for all messages of a client that are not taken: as on HTTP.
 const MESSAGES_MAX: usize = 16 * 1024;
+
+/// 64: cost of a message that is not taken, beside its bytes. Each one is answered.
+const REJECTED_COST: usize = 64;
 
 /// 512: what is read at a time.
 const READ_BYTES: usize = 512;
@@ -52,18 +62,27 @@ impl ClientMessages {
         Self {
             early,
             parser: None,
-            discarded: 0,
+            rejected: 0,
         }
     }
 
     /// Reads what arrived with the handshake. Appends the answers.
-    pub(in crate::http) fn read_early(&mut self, answers: &mut BytesMut) -> ClientState {
+    pub(in crate::http) fn read_early(
+        &mut self,
+        answers: &mut BytesMut,
+        receive: Receive<'_>,
+    ) -> ClientState {
         let early = std::mem::take(&mut self.early);
-        self.read(&early, answers)
+        self.read(&early, answers, receive)
     }
 
     /// Reads bytes, and appends the frames that answer them.
-    pub(in crate::http) fn read(&mut self, bytes: &[u8], answers: &mut BytesMut) -> ClientState {
+    pub(in crate::http) fn read(
+        &mut self,
+        bytes: &[u8],
+        answers: &mut BytesMut,
+        receive: Receive<'_>,
+    ) -> ClientState {
         if self.parser.is_none() && answer_pings(bytes, answers) {
             return ClientState::Open;
         }
@@ -73,10 +92,10 @@ impl ClientMessages {
             output: answers,
         };
         loop {
-            match parser.read(&mut pipe) {
-                Ok(Message::Text(text)) => self.discarded += text.len(),
-                Ok(Message::Binary(bytes)) => self.discarded += bytes.len(),
-                Ok(_) => {}
+            let (received, length) = match parser.read(&mut pipe) {
+                Ok(Message::Text(text)) => (receive(&text), text.len()),
+                Ok(Message::Binary(bytes)) => (Err(NotApplied::binary()), bytes.len()),
+                Ok(_) => continue,
                 Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
                     return ClientState::Open;
                 }
@@ -86,11 +105,14 @@ impl ClientMessages {
                     }
                     return ClientState::Closed;
                 }
-            }
-            if self.discarded > MESSAGES_MAX {
-                put_close_frame(answers, close_code::POLICY, "messages are not read");
+            };
+            let Err(not_applied) = received else { continue };
+            self.rejected += length + REJECTED_COST;
+            if self.rejected > MESSAGES_MAX + REJECTED_COST {
+                put_close_frame(pipe.output, close_code::POLICY, "too many invalid messages");
                 return ClientState::Closed;
             }
+            not_applied.put(pipe.output);
         }
     }
 }
@@ -208,12 +230,20 @@ mod tests {
         frame
     }
 
+    /// Takes every message but those that begin with `bad`.
+    fn take(text: &str) -> Result<(), NotApplied> {
+        match text.starts_with("bad") {
+            true => Err(NotApplied::new("bad_message", "no".to_owned())),
+            false => Ok(()),
+        }
+    }
+
     /// Reads bytes in pieces of a size; returns the state and the answers.
     fn read(bytes: &[u8], piece: usize) -> (ClientState, Vec<u8>) {
         let mut messages = ClientMessages::new(Bytes::new());
         let mut answers = BytesMut::new();
         for piece in bytes.chunks(piece) {
-            if messages.read(piece, &mut answers) == ClientState::Closed {
+            if messages.read(piece, &mut answers, &mut take) == ClientState::Closed {
                 return (ClientState::Closed, answers.to_vec());
             }
         }
@@ -225,7 +255,10 @@ mod tests {
         let mut messages = ClientMessages::new(Bytes::new());
         let mut answers = BytesMut::new();
         let bytes = [frame(0x89, b"one"), frame(0x8a, b""), frame(0x89, b"")].concat();
-        assert_eq!(messages.read(&bytes, &mut answers), ClientState::Open);
+        assert_eq!(
+            messages.read(&bytes, &mut answers, &mut take),
+            ClientState::Open
+        );
         assert_eq!(&answers[..], b"\x8a\x03one\x8a\x00");
         assert!(messages.parser.is_none());
     }
@@ -267,16 +300,24 @@ mod tests {
             (frame(0x89, &[0; 126]), 1002),
             (frame(0x81, b"\xff"), 1007),
             (frame(0x82, &[0; MESSAGES_MAX + 1]), 1009),
-            (
-                [frame(0x82, &[0; MESSAGES_MAX]), frame(0x82, &[0; 1])].concat(),
-                1008,
-            ),
         ] {
             let (state, answers) = read(&bytes, 1000);
             assert_eq!(state, ClientState::Closed, "{code}");
             assert_eq!(answers[0], 0x88);
             assert_eq!(answers[2..4], code.to_be_bytes());
         }
+    }
+
+    #[test]
+    fn message_that_is_not_taken_is_answered_until_there_are_too_many() {
+        let (state, answers) = read(&frame(0x81, b"bad"), 2);
+        assert_eq!(state, ClientState::Open);
+        let object = r#"{"control":"error","reason":"bad_message","message":"no"}"#;
+        assert_eq!(&answers[2..], object.as_bytes());
+        let many = frame(0x81, b"bad").repeat(MESSAGES_MAX / 67 + 2);
+        let (state, answers) = read(&many, 1000);
+        assert_eq!(state, ClientState::Closed);
+        assert!(answers.ends_with(b"too many invalid messages"));
     }
 
     proptest! {
@@ -286,7 +327,8 @@ mod tests {
             piece in 1_usize..50,
         ) {
             let (_, answers) = read(&bytes, piece);
-            prop_assert!(answers.len() <= 2 * bytes.len() + CONTROL_MAX as usize + 2);
+            // The shortest message has six bytes, the longest answer less than 120.
+            prop_assert!(answers.len() <= 20 * bytes.len() + CONTROL_MAX as usize + 2);
         }
     }
 }

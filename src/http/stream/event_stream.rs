@@ -22,6 +22,7 @@
 //! While an event stream is idle and its client receives every event, its transport allows direct
 //! writes ([`EventStream::allow_direct_writes`]).
 
+mod changes;
 mod clock;
 mod close;
 mod gaps;
@@ -44,6 +45,7 @@ use super::direct_path::DirectPath;
 use super::expiry::Renewal;
 use super::group::StreamGroup;
 use super::state::StreamState;
+use super::subscriptions::Subscriptions;
 use super::throttle::{ClientLimits, ThrottlePass};
 use super::write_batch::{BATCH_BYTES, WriteBatch, Written};
 use crate::encoding::grpc::Trailers;
@@ -68,7 +70,8 @@ pub(in crate::http) struct EventStream {
     /// Limits of its client; `None` for most clients.
     limits: Option<Box<ClientLimits>>,
     cursors: Cursors,
-    /// Bytes that are written once. `None` after the opening, unless something is due later.
+    /// Bytes that are written once. `None` after the opening, unless something is due later or the
+    /// client can change its subjects.
     once: Option<Box<Once>>,
     /// HTTP/1: wakes the task at the deadline. Created at the first idle turn.
     timer: Option<Pin<Box<Sleep>>>,
@@ -96,7 +99,8 @@ pub(in crate::http) struct EventStream {
     missed_events: u32,
 }
 
-/// State that few event streams need for long: bytes that are written once, and a call.
+/// State that few event streams need for long: bytes that are written once, a call, and subjects that
+/// change.
 #[derive(Debug, Default)]
 struct Once {
     /// First bytes; empty after [`Stage::Opening`].
@@ -109,6 +113,8 @@ struct Once {
     deadline: Option<CompactInstant>,
     /// gRPC: the trailers, when the last bytes are returned.
     trailers: Option<Trailers<'static>>,
+    /// Subjects that the client of a WebSocket can change; they stay until the end.
+    subscriptions: Option<Box<Subscriptions>>,
 }
 
 /// Stages of an event stream, in this order.
@@ -208,6 +214,8 @@ impl EventStream {
             if self.ending.is_none() {
                 self.write_snapshot(out);
             }
+        } else if self.is_changing() && self.poll_changes(task, out) {
+            // The events wait for the new cursors.
         } else if !is_denied {
             match self.poll_events(task, out, shedder.as_mut()) {
                 Some(CloseReason::End) => self.finish(),
@@ -245,7 +253,10 @@ impl EventStream {
     /// Releases the memory of what is written once, unless something waits in it.
     fn release_once(&mut self) {
         self.once.take_if(|once| {
-            once.snapshot.is_none() && once.renewal.is_none() && once.deadline.is_none()
+            once.snapshot.is_none()
+                && once.renewal.is_none()
+                && once.deadline.is_none()
+                && once.subscriptions.is_none()
         });
     }
 
@@ -282,6 +293,11 @@ impl EventStream {
                 }
             }
         }
+        self.note_write(out);
+    }
+
+    /// Notes the time of bytes with an id.
+    fn note_write(&mut self, out: &mut WriteBatch) {
         let now = compact_time::now();
         self.last_write = self.state.clock.at(now);
         self.last_id = self.last_write;
@@ -312,6 +328,7 @@ impl EventStream {
             && self.last_write < self.deadline
             && self.cursors.iter().all(Cursor::is_waiting)
             && !self.state.is_resuming()
+            && !self.is_changing()
     }
 
     /// Creates the control of direct writes to this event stream.
@@ -548,10 +565,7 @@ impl EventStream {
         }
         out.batch.items = items;
         if !out.is_empty() {
-            let now = compact_time::now();
-            self.last_write = self.state.clock.at(now);
-            self.last_id = self.last_write;
-            out.stats.batched_at = Some(now);
+            self.note_write(out);
         }
         is_end
     }

@@ -18,11 +18,12 @@
 //! - [`throttle`] limits the rate of one event stream, [`stall`] detects a socket that accepts no
 //!   bytes, [`group`] has the timer of all event streams on one HTTP/2 connection.
 //! - [`handover`] finds the position of a client that reconnects without one after a drain.
+//! - [`subscriptions`] has the subjects that the client of a WebSocket adds and removes.
 //! - [`expiry`] has the times at which credentials are renewed and an event stream ends.
 //! - [`compact_time`] stores times in four bytes.
 //!
 //! An event stream and everything that polls it runs on one thread, the shard that accepted the
-//! connection. Only [`state::StreamState`] is used from other threads, and it has no lock.
+//! connection. Only [`state::StreamState`] is used from other threads.
 //!
 //! States, as `/connections` and the log show them:
 //!
@@ -42,7 +43,9 @@ pub(in crate::http) mod event_stream;
 pub(in crate::http) mod expiry;
 pub(in crate::http) mod group;
 pub(in crate::http) mod handover;
+mod probes;
 pub(in crate::http) mod stall;
 pub(in crate::http) mod state;
+pub(in crate::http) mod subscriptions;
 pub(in crate::http) mod throttle;
 pub(in crate::http) mod write_batch;

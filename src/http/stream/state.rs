@@ -1,8 +1,8 @@
 //! The part of an event stream that other threads see.
 //!
 //! [`StreamState`] is shared by the task of an event stream, the stream table (`/connections`,
-//! metrics, presence), the drain, and the timer of its HTTP/2 connection. It has no lock: other
-//! threads read counters and the [`CursorProbe`]s, and write only the reason to end
+//! metrics, presence), the drain, and the timer of its HTTP/2 connection. Other threads read counters
+//! and the [`CursorProbe`]s, the only fields with a lock, and write only the reason to end
 //! ([`StreamHandle::close`]), which wakes the task.
 //!
 //! ```text
@@ -16,15 +16,15 @@
 //! of its `Arc`, a state fits in 160 bytes, a size class of the allocator.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::{Duration, SystemTime};
 
 use futures_util::task::AtomicWaker;
-use smallvec::SmallVec;
 
 use super::compact_time::{self, CompactInstant, StreamClock};
+use super::probes::Probes;
 use super::write_batch::Written;
 use crate::encoding::Framing;
 use crate::event::EventId;
@@ -85,7 +85,8 @@ pub(in crate::http) struct StreamState {
     pub(in crate::http) can_come_back: bool,
     pub(in crate::http) peer: Peer,
     pub(in crate::http) framing: Framing,
-    probes: SmallVec<[CursorProbe; 1]>,
+    /// Locked for a few lines, and never while an event is delivered.
+    probes: Mutex<Probes>,
     /// Milliseconds of Unix time.
     opened: u64,
     pub(in crate::http) clock: StreamClock,
@@ -138,7 +139,7 @@ impl StreamState {
         client: Client,
         peer: Peer,
         framing: Framing,
-        probes: SmallVec<[CursorProbe; 1]>,
+        probes: Probes,
         is_resuming: bool,
     ) -> Self {
         let hot = HotState {
@@ -160,7 +161,7 @@ impl StreamState {
             can_come_back: client.can_come_back,
             peer,
             framing,
-            probes,
+            probes: Mutex::new(probes),
             opened: unix_millis(SystemTime::now()),
             clock: StreamClock::now(),
         }
@@ -365,8 +366,18 @@ impl StreamState {
         waiting > self.route.config.slow.lag && !self.is_resuming()
     }
 
+    /// Replaces the views of its cursors.
+    pub(in crate::http) fn set_probes(&self, probes: Probes) {
+        *self.probes() = probes;
+    }
+
+    fn probes(&self) -> MutexGuard<'_, Probes> {
+        self.probes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn last_event_id(&self) -> String {
-        let positions = self.probes.iter().filter_map(CursorProbe::position);
+        let probes = self.probes();
+        let positions = probes.iter().filter_map(CursorProbe::position);
         EventId::new(positions.collect()).to_string()
     }
 }
@@ -387,7 +398,7 @@ impl StreamHandle for StreamState {
 
     fn lag(&self) -> Lag {
         let now = compact_time::now();
-        self.probes
+        self.probes()
             .iter()
             .map(|probe| probe.lag(now))
             .fold(Lag::default(), |sum, lag| Lag {
@@ -421,10 +432,8 @@ impl StreamHandle for StreamState {
             (None, false, 0) => State::Connecting,
             (None, false, _) => State::Active,
         };
-        let filters = self
-            .probes
-            .iter()
-            .flat_map(|probe| probe.filters().filters());
+        let probes = self.probes().clone();
+        let filters = probes.iter().flat_map(|probe| probe.filters().filters());
         StreamInfo {
             client: self.client.to_string(),
             route: self.route.label.clone(),

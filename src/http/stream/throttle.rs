@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use super::compact_time;
 use crate::event::Tier;
 use crate::feed::{Throttle, ThrottleDecision};
-use crate::limit::clients::EventTokens;
+use crate::limit::clients::{EventTokens, Throttled};
 use crate::limit::{ClientPermit, LoadLevel};
 
 /// 100 ms: at load level 1 an event stream receives at most ten telemetry events per second.
@@ -52,6 +52,20 @@ impl ClientLimits {
         Self {
             permit: Some(permit),
             ..Self::default()
+        }
+    }
+
+    /// Counts other filter sets in place of those that the event stream reads.
+    ///
+    /// # Errors
+    /// [`Throttled`] if the client has reached a limit: they are as before.
+    pub(in crate::http) fn change_filter_sets(
+        &mut self,
+        filter_sets: impl IntoIterator<Item = u64>,
+    ) -> Result<(), Throttled> {
+        match &mut self.permit {
+            Some(permit) => permit.change_filter_sets(filter_sets),
+            None => Ok(()),
         }
     }
 

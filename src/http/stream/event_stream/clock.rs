@@ -154,6 +154,7 @@ impl EventStream {
             return;
         }
         let renewal = self.once.as_mut().and_then(|once| once.renewal.take());
+        self.release_once();
         let Some(renewal) = renewal else {
             // Not the connection: its other event streams may have other principals.
             self.end(CloseReason::Expired);

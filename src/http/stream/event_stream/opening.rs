@@ -32,6 +32,7 @@ use crate::http::stream::compact_time::CompactInstant;
 use crate::http::stream::expiry::Expiry;
 use crate::http::stream::handover::{self, Confirmed};
 use crate::http::stream::state::{Client, Peer, StreamState};
+use crate::http::stream::subscriptions::Subscriptions;
 use crate::http::stream::throttle::ClientLimits;
 use crate::http::stream_options::StreamOptions;
 use crate::limit::ClientPermit;
@@ -59,6 +60,8 @@ pub(in crate::http) struct Opening {
     pub(in crate::http) expiry: Option<Expiry>,
     pub(in crate::http) peer: Peer,
     pub(in crate::http) framing: Framing,
+    /// Subjects that the client of a WebSocket can change.
+    pub(in crate::http) subscriptions: Option<Box<Subscriptions>>,
     /// The client may be a browser's EventSource.
     pub(in crate::http) browser: bool,
     /// Deadline of a gRPC call, if its client has set one.
@@ -165,7 +168,8 @@ impl EventStream {
             opening.last_event_id = Some(handover.entry.last_event_id.clone().into_bytes());
         }
         let opened = Self::open_at(context, opening, &claim).await;
-        if let (Err(_), Claim::Granted(handover)) = (&opened, claim) {
+        let is_failed = opened.is_err();
+        if let (true, Claim::Granted(handover)) = (is_failed, claim) {
             handover::release(context, *handover).await;
         }
         Ok(opened?.map(|(stream, _)| stream))
@@ -236,7 +240,7 @@ impl EventStream {
             opening.permit,
             (opening.expiry, opening.deadline, opening.mark),
             sources.cursors,
-            sources.snapshot.take(),
+            (sources.snapshot.take(), opening.subscriptions),
             &sources.gaps,
         );
         if id.is_none() {
@@ -259,7 +263,7 @@ impl EventStream {
         permit: Option<ClientPermit>,
         (expiry, deadline, mark): (Option<Expiry>, Option<Instant>, Option<Mark>),
         cursors: Vec<Cursor>,
-        snapshot: Option<SnapshotReader>,
+        (snapshot, subscriptions): (Option<SnapshotReader>, Option<Box<Subscriptions>>),
         gaps: &[OpeningGap],
     ) -> Self {
         let max_age = state.route.config.max_age;
@@ -298,6 +302,7 @@ impl EventStream {
             renewal,
             deadline,
             trailers: None,
+            subscriptions,
         }));
         let state = &stream.state;
         let metrics = &state.route.metrics;

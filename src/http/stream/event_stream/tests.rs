@@ -92,6 +92,7 @@ impl Fixture {
         let route = self.context.routes().find("/a").unwrap().route.clone();
         let opening = Opening {
             framing: Framing::Sse,
+            subscriptions: None,
             options: route.options(Framing::Sse, None).clone(),
             route,
             filters: vec![FilterSet::new([Filter::parse("a").unwrap()])],
