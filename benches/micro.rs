@@ -24,7 +24,7 @@ use sidestream::feed::{
     StreamWriter, buffer,
 };
 use sidestream::http;
-use sidestream::payload::{Conversion, ConversionCounters, Converter, Versions};
+use sidestream::payload::{Conversion, ConversionCounters, Converter, VersionConverter, Versions};
 use sidestream::subject::{Filter, FilterSet};
 
 /// Number of events that a tailer appends at once under load.
@@ -51,7 +51,7 @@ fn event(seq: u64, subject: &Arc<str>, data: &'static [u8]) -> Event {
         tier: None,
         is_end: false,
         version: None,
-        message_id: None,
+        headers: Default::default(),
         data: data.into(),
         received: Instant::now(),
     }
@@ -124,16 +124,19 @@ fn convert(criterion: &mut Criterion) {
         converted: counter("converted"),
         failed: counter("failed"),
     };
-    let converter = Converter::new(&versions, version("1"), counters);
+    let converter = VersionConverter::new(&versions, version("1"), counters);
+    let converter = Converter::new(Some(converter), None);
     for (case, bytes) in [("64 B", 64), ("1 KiB", 1024)] {
         let payload = serde_json::json!({
             "customer": { "name": "Ada", "since": 1843 },
             "text": "x".repeat(bytes - 61),
         });
         let payload = payload.to_string();
+        let subject: Arc<str> = "orders.42".into();
+        let event = event(1, &subject, b"");
         group.throughput(Throughput::Bytes(payload.len() as u64));
         group.bench_function(case, |bencher| {
-            bencher.iter(|| converter.convert(None, black_box(payload.as_bytes()), 1 << 20))
+            bencher.iter(|| converter.convert(&event, black_box(payload.as_bytes()), 1 << 20))
         });
     }
 }

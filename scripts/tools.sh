@@ -173,6 +173,7 @@ python_packages() {
 client_matrix() {
     local matrix=tests/clients/matrix folder=.tools/clients
     npm_packages "$matrix"
+    npm_packages tests/clients/cloudevents
     mkdir -p "$folder"
     python_packages clients/python "$matrix/requirements.txt"
     python_packages clients/python-sseclient "$matrix/requirements-sseclient.txt"

@@ -23,7 +23,7 @@ use crate::http::config::{
 use crate::limit::{PerClientConfig, Rate};
 use crate::nats::config::{Credentials, Tls};
 use crate::net::{ListenConfig, TlsConfig};
-use crate::payload::Versions;
+use crate::payload::{PayloadFormat, Versions};
 use crate::subject::{Allow, BucketName, ClaimPath};
 use crate::telemetry::logs::Format;
 
@@ -299,6 +299,7 @@ fn route(route: &RouteConfig) -> Value {
         "client": route.client.as_ref().map(ToString::to_string),
         "event": route.event.as_ref().map(ToString::to_string),
         "framings": route.framings.iter().map(|framing| framing.as_str()).collect::<Vec<_>>(),
+        "format": route.format.map(PayloadFormat::as_str),
         "versions": route.versions.as_ref().map(versions),
         "heartbeat": format_duration(route.heartbeat),
         "retry": format_duration(route.retry),

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
+use super::headers::EventHeaders;
 use super::id::Position;
 use super::version::Version;
 
@@ -31,8 +32,8 @@ pub struct Event {
     pub subject: Arc<str>,
     /// Event name set by the publisher (`Sidestream-Event`).
     pub name: Option<EventName>,
-    /// `Nats-Msg-Id`, only on core subjects, which are deduplicated in this process.
-    pub message_id: Option<Box<str>>,
+    /// Other headers: the message id, and the attributes of a CloudEvent.
+    pub headers: EventHeaders,
     /// Payload as published.
     pub data: Bytes,
 }

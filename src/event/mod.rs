@@ -4,9 +4,11 @@
 //! `Last-Event-ID`. The folder `encoding` turns both into bytes.
 
 pub mod event;
+pub mod headers;
 pub mod id;
 mod version;
 
 pub use self::event::{Event, EventName, PAYLOAD_BYTES_MAX, Tier};
+pub use headers::EventHeaders;
 pub use id::{EventId, Fingerprint, InvalidId, Position, SourceTag};
 pub use version::Version;

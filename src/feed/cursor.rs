@@ -101,7 +101,7 @@ impl Cursor {
     #[must_use]
     pub fn version(&self) -> Option<Version> {
         let converter = self.feed.options.converter.as_ref()?;
-        Some(converter.target())
+        converter.target()
     }
 
     /// Position after which every event is in the window.

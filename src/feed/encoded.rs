@@ -14,7 +14,7 @@ use once_cell::race::OnceBox;
 
 use crate::encoding::{Encoding, EventParts, Framing};
 use crate::event::{Event, EventName, PAYLOAD_BYTES_MAX};
-use crate::payload::Converter;
+use crate::payload::{self, Converter};
 
 use super::budget::{Budget, Reservation};
 
@@ -45,7 +45,7 @@ pub struct EncodedEvent {
 struct Rare {
     /// Encoding in [`Framing::GrpcWeb`].
     grpc: OnceBox<Further>,
-    /// The event with its payload in other versions.
+    /// The event with its payload in other versions and formats.
     converted: ConvertedList,
 }
 
@@ -61,13 +61,22 @@ struct PayloadPlace {
 #[derive(Debug, Default)]
 struct ConvertedList(OnceLock<Box<Converted>>);
 
-/// Event with its payload in another version.
+/// Event with its payload in another version or format.
 #[derive(Debug)]
 struct Converted {
     converter: Arc<Converter>,
-    /// `None`: it cannot be converted.
-    event: Option<Arc<EncodedEvent>>,
+    form: ConvertedForm,
     next: ConvertedList,
+}
+
+/// Form of an event in another version or format.
+#[derive(Debug)]
+enum ConvertedForm {
+    /// The event itself, which must not own a reference to itself.
+    Unchanged,
+    Event(Arc<EncodedEvent>),
+    /// It cannot be converted.
+    Failed,
 }
 
 /// Encoding in a framing that is not stored.
@@ -106,7 +115,8 @@ impl EncodedEvent {
         if payload.is_some() {
             event.data = Bytes::new();
         }
-        let bytes = stored.len() + event.data.len() + event.subject.len() + size_of::<Self>();
+        let texts = event.data.len() + event.subject.len() + event.headers.bytes();
+        let bytes = stored.len() + texts + size_of::<Self>();
         Arc::new(Self {
             stored,
             event,
@@ -143,8 +153,8 @@ impl EncodedEvent {
         &place.get_or_init(|| self.encode_further(framing)).encoding
     }
 
-    /// Returns the event with its payload in the version of a feed; `None` if it cannot be converted.
-    /// The first call for a version converts the payload, and charges the budget.
+    /// Returns the event with its payload in the version and format of a feed; `None` if it cannot be
+    /// converted. The first call for both converts the payload, and charges the budget.
     pub(super) fn convert(self: &Arc<Self>, converter: &Arc<Converter>) -> Option<Arc<Self>> {
         // Sidestream itself makes the payload of a removal.
         let is_made_here = |name: &EventName| name.is_reserved();
@@ -157,12 +167,16 @@ impl EncodedEvent {
             let known = list.0.get_or_init(|| {
                 Box::new(Converted {
                     converter: converter.clone(),
-                    event: self.to_version(converter),
+                    form: self.convert_now(converter),
                     next: ConvertedList::default(),
                 })
             });
             if known.converter == *converter {
-                return known.event.clone();
+                return match &known.form {
+                    ConvertedForm::Unchanged => Some(self.clone()),
+                    ConvertedForm::Event(event) => Some(event.clone()),
+                    ConvertedForm::Failed => None,
+                };
             }
             list = &known.next;
         }
@@ -170,23 +184,27 @@ impl EncodedEvent {
 
     #[cold]
     #[inline(never)]
-    fn to_version(&self, converter: &Converter) -> Option<Arc<Self>> {
-        let payload = converter.convert(self.event.version, self.data(), PAYLOAD_BYTES_MAX);
-        let Some(payload) = payload else {
-            tracing::debug!(
-                subject = &*self.event.subject,
-                sequence = self.event.position.seq,
-                version = %converter.target(),
-                "payload not converted; reported as a gap"
-            );
-            return None;
+    fn convert_now(&self, converter: &Converter) -> ConvertedForm {
+        let payload = match converter.convert(&self.event, self.data(), PAYLOAD_BYTES_MAX) {
+            payload::Converted::Unchanged => return ConvertedForm::Unchanged,
+            payload::Converted::Payload(payload) => payload,
+            payload::Converted::Failed => {
+                tracing::debug!(
+                    subject = &*self.event.subject,
+                    sequence = self.event.position.seq,
+                    version = converter.target().map(tracing::field::display),
+                    "payload not converted; reported as a gap"
+                );
+                return ConvertedForm::Failed;
+            }
         };
         let event = Event {
-            version: Some(converter.target()),
+            version: converter.target().or(self.event.version),
             data: payload.into(),
+            headers: self.event.headers.clone().without_cloud_event(),
             ..self.event.clone()
         };
-        Some(Self::new(event, self.reservation.budget()))
+        ConvertedForm::Event(Self::new(event, self.reservation.budget()))
     }
 
     /// Makes the encoding in a framing now, with no lock held, so that no reader does it under one.

@@ -22,7 +22,7 @@ pub struct FeedOptions {
     pub framing: Framing,
     /// Name of events that have none of their own.
     pub event: Option<TextTemplate>,
-    /// Version of the payloads. `None`: as published.
+    /// Version and format of the payloads. `None`: as published.
     pub converter: Option<Arc<Converter>>,
     /// Tiers of events without a tier of their own; the first matching filter applies.
     pub priority: Vec<(Filter, Tier)>,

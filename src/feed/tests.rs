@@ -32,7 +32,7 @@ pub(super) fn event(seq: u64, subject: &str) -> Event {
         tier: None,
         is_end: false,
         version: None,
-        message_id: None,
+        headers: Default::default(),
         data: format!("{seq}").into(),
         received: std::time::Instant::now(),
     }

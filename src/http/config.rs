@@ -14,7 +14,7 @@ use crate::encoding::Framing;
 use crate::event::Tier;
 use crate::feed::{Limits, Slow};
 use crate::limit::PerClientConfig;
-use crate::payload::Versions;
+use crate::payload::{PayloadFormat, Versions};
 use crate::subject::{Allow, BucketName, Filter, SubjectTemplate, TextTemplate, Variable};
 
 /// 30 s, from half of it to one and a half times it: how long a client without valid credentials
@@ -178,6 +178,8 @@ pub struct RouteConfig {
     pub event: Option<TextTemplate>,
     /// Framings that clients can ask for, the preferred one first. Never empty.
     pub framings: Vec<Framing>,
+    /// Format of the payloads. `None`: as published.
+    pub format: Option<PayloadFormat>,
     /// Versions of the payloads. `None`: clients receive them as published.
     pub versions: Option<Versions>,
     /// Silence after which a heartbeat keeps the connection alive.
@@ -222,6 +224,7 @@ impl RouteConfig {
             client: None,
             event: None,
             framings: Framing::DEFAULT.to_vec(),
+            format: None,
             versions: None,
             // 15 s: half of the 30 s idle timeout common in load balancers.
             heartbeat: Duration::from_secs(15),

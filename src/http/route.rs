@@ -22,7 +22,9 @@ use crate::encoding::Framing;
 use crate::event::{Tier, Version};
 use crate::feed::{FeedOptions, Gap, GapReason, Source, feed_map};
 use crate::http::config::{Config, RouteConfig, SourceConfig, SubscribeConfig};
-use crate::payload::{ConversionCounters, Converter, Versions};
+use crate::payload::{
+    CloudEventCounters, ConversionCounters, Converter, PayloadFormat, VersionConverter, Versions,
+};
 use crate::presence::{CloseReason, Protocol};
 use crate::subject::{Allow, Filter, FilterSet, SubjectTemplate};
 use crate::telemetry::Metrics;
@@ -260,6 +262,8 @@ impl Route {
         // reject every request.
         let names = config.authenticate.iter();
         let providers = names.filter_map(|name| find_provider(name)).collect();
+        let cloud_events = (config.format == Some(PayloadFormat::CloudEvents))
+            .then(|| cloud_event_counters(&label, metrics));
         let options = |converter: Option<Arc<Converter>>| {
             Framing::ALL.map(|framing| {
                 StreamOptions::new(FeedOptions {
@@ -279,12 +283,17 @@ impl Route {
         };
         let version_options = config.versions.iter().flat_map(|versions| {
             versions.supported.iter().map(|version| {
-                let converter = converter(versions, *version, &label, metrics);
-                (*version, options(Some(converter)))
+                let version_converter = version_converter(versions, *version, &label, metrics);
+                let converter = Converter::new(Some(version_converter), cloud_events.clone());
+                (*version, options(Some(converter.into())))
             })
         });
         let version_options = version_options.collect();
-        let options = options(None);
+        let options = options(
+            cloud_events
+                .clone()
+                .map(|counters| Converter::new(None, Some(counters)).into()),
+        );
         let metrics = RouteMetrics::new(&label, config.versions.as_ref(), metrics);
         let cors_headers = cors::request_headers(config.variables());
         Self {
@@ -359,12 +368,12 @@ impl Route {
 }
 
 /// Returns the converter to a version of a route.
-fn converter(
+fn version_converter(
     versions: &Versions,
     version: Version,
     label: &str,
     metrics: &Metrics,
-) -> Arc<Converter> {
+) -> VersionConverter {
     let name = version.to_string();
     let counter = |result| {
         let labels = [label, &name, result];
@@ -374,7 +383,17 @@ fn converter(
         converted: counter("converted"),
         failed: counter("failed"),
     };
-    Converter::new(versions, version, counters).into()
+    VersionConverter::new(versions, version, counters)
+}
+
+/// Returns the counters of a route whose events become CloudEvents.
+fn cloud_event_counters(label: &str, metrics: &Metrics) -> CloudEventCounters {
+    let counter = |mode| metrics.cloud_events_total.with_label_values(&[label, mode]);
+    CloudEventCounters {
+        structured: counter("structured"),
+        binary: counter("binary"),
+        completed: counter("completed"),
+    }
 }
 
 impl RouteMetrics {

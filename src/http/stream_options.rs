@@ -37,7 +37,7 @@ impl StreamOptions {
         self.options
             .converter
             .as_ref()
-            .map(|converter| converter.target())
+            .and_then(|converter| converter.target())
     }
 
     /// Returns a hash of the feed of a source with these filters.

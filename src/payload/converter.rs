@@ -1,21 +1,33 @@
-//! Converter: payloads of any version to the version of a feed.
+//! Converter: payloads of any version to the version and the format of a feed.
 //!
-//! A payload is parsed, changed by the patches of the way to the target and serialised, in that
-//! order. It must then be JSON: everything else cannot be converted, and its clients receive a gap.
-//! Numbers are 64-bit integers or doubles, and the keys of objects are sorted.
+//! For another version a payload is parsed, changed by the patches of the way to the target and
+//! serialised, in that order. It must then be JSON: everything else cannot be converted, and its
+//! clients receive a gap. Numbers are 64-bit integers or doubles, and the keys of objects are
+//! sorted. The result, or the payload as published, then becomes a CloudEvent, if the route's format
+//! is that.
 
+use std::borrow::Cow;
 use std::hash::{Hash, Hasher};
 
 use json_patch::Patch;
 use prometheus::IntCounter;
 use serde_json::Value;
 
+use super::cloud_events::{self, CloudEventCounters, Structured};
 use super::versions::Versions;
-use crate::event::Version;
+use crate::event::{Event, Version};
 
-/// Converter to one version of a route. Two are equal if they convert every payload to the same.
+/// Converter of the payloads of a route. Two are equal if they convert every payload to the same.
 #[derive(Debug)]
 pub struct Converter {
+    version: Option<VersionConverter>,
+    /// `None`: the format is as published.
+    cloud_events: Option<CloudEventCounters>,
+}
+
+/// Converter to one version of a route.
+#[derive(Debug)]
+pub struct VersionConverter {
     target: Version,
     current: Version,
     /// Patches of the way, by version of the payload. No entry: there is no way.
@@ -32,7 +44,78 @@ pub struct ConversionCounters {
     pub failed: IntCounter,
 }
 
+/// Result of a conversion.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Converted {
+    /// The payload is what it would be converted to.
+    Unchanged,
+    /// Another payload.
+    Payload(Vec<u8>),
+    /// It cannot be converted, or becomes too large.
+    Failed,
+}
+
 impl Converter {
+    /// Creates a converter to a version, if the route has versions, and to CloudEvents, if that is
+    /// the format.
+    #[must_use]
+    pub fn new(
+        version: Option<VersionConverter>,
+        cloud_events: Option<CloudEventCounters>,
+    ) -> Self {
+        Self {
+            version,
+            cloud_events,
+        }
+    }
+
+    /// Version to which it converts, if it does.
+    #[must_use]
+    pub fn target(&self) -> Option<Version> {
+        self.version.as_ref().map(|version| version.target)
+    }
+
+    /// True if the payload of a message with this version is left as it is without looking at it.
+    /// `None`: the message names no version.
+    #[must_use]
+    pub fn keeps(&self, version: Option<Version>) -> bool {
+        self.cloud_events.is_none() && self.keeps_version(version)
+    }
+
+    fn keeps_version(&self, version: Option<Version>) -> bool {
+        self.version.as_ref().is_none_or(|own| own.keeps(version))
+    }
+
+    /// Converts the payload of an event, and counts it. A result with more than `bytes_max` bytes is
+    /// a failure.
+    #[must_use]
+    pub fn convert(&self, event: &Event, payload: &[u8], bytes_max: usize) -> Converted {
+        let mut data = Cow::Borrowed(payload);
+        if let Some(version) = self
+            .version
+            .as_ref()
+            .filter(|own| !own.keeps(event.version))
+        {
+            let Some(converted) = version.convert(event.version, payload, bytes_max) else {
+                return Converted::Failed;
+            };
+            data = Cow::Owned(converted);
+        }
+        if let Some(counters) = &self.cloud_events {
+            match cloud_events::structured(event, &data, counters) {
+                Structured::Unchanged => {}
+                Structured::Event(event) if event.len() > bytes_max => return Converted::Failed,
+                Structured::Event(event) => data = Cow::Owned(event),
+            }
+        }
+        match data {
+            Cow::Borrowed(_) => Converted::Unchanged,
+            Cow::Owned(payload) => Converted::Payload(payload),
+        }
+    }
+}
+
+impl VersionConverter {
     /// Creates the converter to a version.
     #[must_use]
     pub fn new(versions: &Versions, target: Version, counters: ConversionCounters) -> Self {
@@ -53,22 +136,14 @@ impl Converter {
         }
     }
 
-    /// Version to which it converts.
-    #[must_use]
-    pub fn target(&self) -> Version {
-        self.target
-    }
-
     /// True if a payload of this version is left as it is. `None`: the message names no version.
-    #[must_use]
-    pub fn keeps(&self, version: Option<Version>) -> bool {
+    fn keeps(&self, version: Option<Version>) -> bool {
         version.unwrap_or(self.current) == self.target
     }
 
     /// Converts a payload of another version, and counts it; `None` if that is not possible or the
     /// result has more than `bytes_max` bytes.
-    #[must_use]
-    pub fn convert(
+    fn convert(
         &self,
         version: Option<Version>,
         payload: &[u8],
@@ -97,7 +172,8 @@ impl Converter {
 
 impl PartialEq for Converter {
     fn eq(&self, other: &Self) -> bool {
-        (self.target, self.current, &self.ways) == (other.target, other.current, &other.ways)
+        let formats = [self, other].map(|one| one.cloud_events.is_some());
+        self.version == other.version && formats[0] == formats[1]
     }
 }
 
@@ -105,7 +181,15 @@ impl Eq for Converter {}
 
 impl Hash for Converter {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        (self.target, self.current).hash(state);
+        let version = self.version.as_ref();
+        let numbers = version.map(|version| (version.target, version.current));
+        (numbers, self.cloud_events.is_some()).hash(state);
+    }
+}
+
+impl PartialEq for VersionConverter {
+    fn eq(&self, other: &Self) -> bool {
+        (self.target, self.current, &self.ways) == (other.target, other.current, &other.ways)
     }
 }
 
@@ -122,7 +206,7 @@ mod tests {
         Version::parse(&number.to_string()).unwrap()
     }
 
-    fn converter(target: u16) -> Converter {
+    fn converter(target: u16) -> VersionConverter {
         let step = |from, to, patch: Value| Conversion {
             from: version(from),
             to: version(to),
@@ -156,10 +240,10 @@ mod tests {
             converted: counter("converted"),
             failed: counter("failed"),
         };
-        Converter::new(&versions, version(target), counters)
+        VersionConverter::new(&versions, version(target), counters)
     }
 
-    fn convert(converter: &Converter, from: Option<u16>, payload: &str) -> Option<String> {
+    fn convert(converter: &VersionConverter, from: Option<u16>, payload: &str) -> Option<String> {
         let converted = converter.convert(from.map(version), payload.as_bytes(), 1000);
         converted.map(|bytes| String::from_utf8(bytes).unwrap())
     }
@@ -199,7 +283,9 @@ mod tests {
 
     #[test]
     fn converters_with_the_same_patches_are_equal() {
-        assert_eq!(converter(1), converter(1));
-        assert_ne!(converter(1), converter(2));
+        let whole = |target| Converter::new(Some(converter(target)), None);
+        assert_eq!(whole(1), whole(1));
+        assert_ne!(whole(1), whole(2));
+        assert_ne!(whole(1), Converter::new(None, None));
     }
 }

@@ -42,6 +42,8 @@ pub struct Metrics {
     pub version_streams: IntGaugeVec,
     /// `sidestream_version_conversions_total{route,version,result}`
     pub version_conversions_total: IntCounterVec,
+    /// `sidestream_cloud_events_total{route,mode}`
+    pub cloud_events_total: IntCounterVec,
     /// `sidestream_refusals_total{code}`
     pub refusals_total: IntCounterVec,
     /// `sidestream_events_received_total{source}`
@@ -219,6 +221,7 @@ impl Metrics {
             streams_closed_total: r.counters("streams_closed_total", "Closed event streams, by reason.", &["route", "reason"])?,
             version_streams: r.gauges("version_streams", "Open event streams of routes with `versions`, by version of the payloads.", &["route", "version"])?,
             version_conversions_total: r.counters("version_conversions_total", "Payloads that were converted to a version, once for all clients of it, by result: `converted`; `failed` (each client receives a gap).", &["route", "version", "result"])?,
+            cloud_events_total: r.counters("cloud_events_total", "Events of routes with `format: cloudevents`, once for all clients, by the content mode of their messages: `structured` (unchanged), `binary` (all required attributes in headers), `completed` (Sidestream added required attributes).", &["route", "mode"])?,
             refusals_total: r.counters("refusals_total", "Requests and connections refused, by code.", &["code"])?,
             events_received_total: r.counters("events_received_total", "Messages received from NATS.", &["source"])?,
             events_rejected_total: r.counters("events_rejected_total", "Messages that did not become events as published, by reason: `event_name`, `tier` and `version` (invalid header, the event has the default), `oversize`, `status` (a status message of NATS), `duplicate` (the `Nats-Msg-Id` is in the window), `not_from_stream` (on the destination of a republished stream, but not sent by it), `denied` (NATS denies the subscription).", &["source", "reason"])?,

@@ -16,6 +16,7 @@ mod begin;
 mod bucket;
 mod check;
 mod clients;
+mod cloudevents;
 mod config;
 mod demo;
 mod event_streams;

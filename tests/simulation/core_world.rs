@@ -208,7 +208,7 @@ impl World {
                 tier: None,
                 is_end: false,
                 version: None,
-                message_id: None,
+                headers: Default::default(),
                 data: payload(content).into(),
                 received: now(),
             };

@@ -196,7 +196,7 @@ impl Source {
             tier: None,
             is_end: false,
             version: None,
-            message_id: None,
+            headers: Default::default(),
             data: payload(record.content).into(),
             received,
         }

@@ -45,7 +45,7 @@ fn event(seq: u64, tag: SourceTag) -> Event {
         tier: None,
         is_end: false,
         version: None,
-        message_id: None,
+        headers: Default::default(),
         data: format!("{seq}").into(),
         received: Instant::now(),
     }

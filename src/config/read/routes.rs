@@ -22,6 +22,7 @@ use crate::http::config::{
     CloseStyle, Delivery, Expired, PathTemplate, RouteBegin, RouteConfig, SubscribeConfig,
     TICKET_QUERY, Unauthenticated,
 };
+use crate::payload::PayloadFormat;
 use crate::subject::BucketName;
 
 /// 1000 routes: each has its own metrics, and each request is compared with them one by one.
@@ -289,6 +290,7 @@ fn default(path: PathTemplate, sources: Option<&[LocatedSource]>) -> RouteConfig
 fn options(keys: &mut MapReader<'_>, default: RouteConfig) -> RouteConfig {
     RouteConfig {
         framings: keys.get_or("framings", default.framings, framings),
+        format: keys.nullable("format", default.format, |value| value.one_of(&FORMATS)),
         versions: keys.nullable("versions", default.versions.clone(), versions),
         heartbeat: keys.get_or(
             "heartbeat",
@@ -329,6 +331,10 @@ const FRAMINGS: [(&str, Framing); 5] = [
     (Framing::LongPoll.as_str(), Framing::LongPoll),
     (Framing::GrpcWeb.as_str(), Framing::GrpcWeb),
 ];
+const FORMATS: [(&str, PayloadFormat); 1] = [(
+    PayloadFormat::CloudEvents.as_str(),
+    PayloadFormat::CloudEvents,
+)];
 const UNAUTHENTICATED: [(&str, Unauthenticated); 3] = [
     ("auto", Unauthenticated::Auto),
     ("status", Unauthenticated::Status),

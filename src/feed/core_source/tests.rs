@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 
-use crate::event::{Event, SourceTag};
+use crate::event::{Event, EventHeaders, SourceTag};
 use crate::feed::tests::{drain, event, filters, options};
 use crate::feed::{
     Budget, Change, CoreSource, CoreWriter, FeedOptions, Gap, GapReason, Limits, Opened, Outcome,
@@ -68,7 +68,7 @@ async fn core_feed_subscribes_once_and_unsubscribes_after_the_idle_period() {
     assert_eq!(drain(&mut one.cursor), [Ok(2), Ok(3)]);
     let named = |name: &str| Event {
         is_end: false,
-        message_id: Some(name.into()),
+        headers: EventHeaders::new(Some(name), None),
         ..event(0, "a")
     };
     let duplicates = append(&mut writer, vec![named("x"), named("y"), named("x")]);
@@ -167,7 +167,7 @@ async fn feeds_share_subscriptions_and_receive_each_message_once() {
     let named = |subject: &str| {
         Received::Event(Event {
             is_end: false,
-            message_id: Some("7".into()),
+            headers: EventHeaders::new(Some("7"), None),
             ..event(0, subject)
         })
     };

@@ -242,8 +242,8 @@ impl CoreWriter {
             self.batch.push(match message {
                 Received::Event(mut event) => {
                     let id = event
-                        .message_id
-                        .take()
+                        .headers
+                        .take_message_id()
                         .map(|id| self.hasher.hash_one((&*subject, id)));
                     event.position = Position {
                         fingerprint: event.position.fingerprint,

@@ -101,7 +101,7 @@ impl Scene {
                 tier: None,
                 is_end: false,
                 version: None,
-                message_id: None,
+                headers: Default::default(),
                 data: data.as_bytes().to_vec().into(),
                 received: Instant::now(),
             }
@@ -377,7 +377,7 @@ fn readers_of_another_shard_are_notified_once_for_all_of_them() {
             tier: None,
             is_end: false,
             version: None,
-            message_id: None,
+            headers: Default::default(),
             data,
             received,
         };

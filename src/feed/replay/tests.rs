@@ -50,7 +50,7 @@ fn event(tag: SourceTag, seq: u64) -> Event {
         tier: None,
         is_end: false,
         version: None,
-        message_id: None,
+        headers: Default::default(),
         data: format!("{seq}").into(),
         received: std::time::Instant::now(),
     }

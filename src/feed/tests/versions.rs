@@ -15,7 +15,7 @@ use crate::feed::{
     Batch, Budget, Cursor, FeedOptions, Gap, GapReason, Item, Limits, ReadPolicy, Source as _,
     Start, buffer,
 };
-use crate::payload::{Conversion, ConversionCounters, Converter, Versions};
+use crate::payload::{Conversion, ConversionCounters, Converter, VersionConverter, Versions};
 
 /// Converter of payloads of version 2 to version 1.
 fn to_version_1(counters: &ConversionCounters) -> Arc<Converter> {
@@ -30,7 +30,8 @@ fn to_version_1(counters: &ConversionCounters) -> Arc<Converter> {
             patch: serde_json::from_str(r#"[{"op":"replace","path":"/a","value":1}]"#).unwrap(),
         }],
     };
-    Converter::new(&versions, version("1"), counters.clone()).into()
+    let converter = VersionConverter::new(&versions, version("1"), counters.clone());
+    Converter::new(Some(converter), None).into()
 }
 
 #[test]

@@ -10,11 +10,14 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use async_nats::header::{HeaderName, HeaderValue};
 use async_nats::{HeaderMap, Message};
 use bytes::Bytes;
 use serde_json::json;
 
-use crate::event::{Event, EventName, PAYLOAD_BYTES_MAX, Position, Tier, Version};
+use crate::event::{
+    Event, EventHeaders, EventName, PAYLOAD_BYTES_MAX, Position, Tier, Version, headers,
+};
 
 /// Header with the event name.
 const NAME: &str = "Sidestream-Event";
@@ -50,6 +53,8 @@ pub(crate) struct MessageFields<'a> {
     pub(crate) is_end: bool,
     /// The header [`VERSION`].
     pub(crate) version: Option<&'a str>,
+    /// All headers, if one of them has a CloudEvents attribute.
+    pub(crate) cloud_event: Option<&'a HeaderMap>,
     /// The header [`ID`] of a message that was not stored: JetStream deduplicates stored messages
     /// itself.
     pub(crate) id: Option<&'a str>,
@@ -84,6 +89,10 @@ impl<'a> MessageFields<'a> {
             tier: header(TIER),
             is_end: header(END) == Some(TRUE),
             version: header(VERSION),
+            cloud_event: message
+                .headers
+                .as_ref()
+                .filter(|headers| is_cloud_event(headers)),
             id: None,
             removed: removed.filter(is_removal),
             payload,
@@ -105,6 +114,28 @@ impl<'a> MessageFields<'a> {
             ..Self::of(message)
         }
     }
+}
+
+fn is_cloud_event(fields: &HeaderMap) -> bool {
+    fields
+        .iter()
+        .any(|(name, _)| headers::is_attribute(name.as_ref()))
+}
+
+/// Attributes in headers. A value with invalid bytes is left out.
+fn cloud_event(map: &HeaderMap) -> Option<String> {
+    let first = |(name, values): (&'_ HeaderName, &'_ Vec<HeaderValue>)| {
+        let value = values.first()?.as_str();
+        let name: &str = name.as_ref();
+        (!has_invalid_bytes(value)).then(|| (name.to_owned(), value.to_owned()))
+    };
+    // The order of a hash map differs between pods.
+    let mut fields: Vec<(String, String)> = map.iter().filter_map(first).collect();
+    fields.sort_unstable();
+    let fields = fields
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_str()));
+    headers::attributes(fields)
 }
 
 /// Size of a message that the client library did not keep: it reports a length but no content.
@@ -168,6 +199,7 @@ pub(crate) fn to_event(
     let is_tier_invalid = fields.tier.is_some() && tier.is_none();
     let version = fields.version.and_then(Version::parse);
     let is_version_invalid = fields.version.is_some() && version.is_none();
+    let attributes = fields.cloud_event.and_then(cloud_event);
     let event =
         (fields.payload.len() <= PAYLOAD_BYTES_MAX && fields.dropped_bytes == 0).then(|| Event {
             position,
@@ -176,7 +208,7 @@ pub(crate) fn to_event(
             tier,
             is_end: fields.is_end,
             version,
-            message_id: fields.id.map(Box::from),
+            headers: EventHeaders::new(fields.id, attributes.as_deref()),
             data: match fields.removed {
                 // Copied: a slice would keep the client's read buffer of 64 KiB alive for a hundred
                 // bytes.
@@ -327,6 +359,29 @@ mod tests {
     }
 
     #[test]
+    fn attributes_of_a_cloud_event_are_kept_and_other_headers_are_not() {
+        let event = |headers: &[(&str, &str)]| {
+            let headers = headers
+                .iter()
+                .map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
+            let message = message("a", Some(HeaderMap::from_iter(headers)), b"x", 0);
+            let event = convert(MessageFields::of(&message)).event.unwrap();
+            event.headers
+        };
+        let damaged = ("ce-source", "a\u{fffd}");
+        let kept = event(&[
+            ("Ce-Type", "t"),
+            ("Content-Type", "text/plain"),
+            ("X", "y"),
+            damaged,
+        ]);
+        let expected = [("type", "t"), ("datacontenttype", "text/plain")];
+        assert_eq!(kept.cloud_event().collect::<Vec<_>>(), expected);
+        let without = [("Content-Type", "text/plain"), ("Nats-Msg-Id", "7")];
+        assert_eq!(event(&without), EventHeaders::default());
+    }
+
+    #[test]
     fn removal_marker_becomes_a_removed_event() {
         let removed = |headers: &[(&str, &str)], payload: &[u8]| {
             let headers = headers
@@ -411,7 +466,7 @@ mod tests {
         let decoded = convert(MessageFields::of_core(&message));
         assert!(decoded.is_name_invalid);
         let event = decoded.event.unwrap();
-        assert_eq!((event.name, event.message_id), (None, None));
+        assert_eq!((event.name, event.headers), (None, EventHeaders::default()));
     }
 
     #[test]

@@ -126,7 +126,7 @@ impl Fixture {
             tier: None,
             is_end: false,
             version: None,
-            message_id: None,
+            headers: Default::default(),
             data: format!("event {seq}").into(),
             received: Instant::now(),
         }]);
