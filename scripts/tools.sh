@@ -314,6 +314,7 @@ test)
     python_packages clients-grpc tests/clients/grpc/requirements.txt
     client_library
     npm_packages tests/issuer
+    npm_packages tests/asyncapi
     examples
     applications
     proxies
@@ -347,6 +348,7 @@ all)
     python_packages clients-grpc tests/clients/grpc/requirements.txt
     client_library
     npm_packages tests/issuer
+    npm_packages tests/asyncapi
     examples
     applications
     proxies

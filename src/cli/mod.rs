@@ -3,6 +3,7 @@
 //! One file per command. A command returns an `Exit`; no other code exits the process. Text for
 //! people goes through `output`, because standard output may be a closed pipe.
 
+mod asyncapi;
 mod check;
 mod config_file;
 mod demo;
@@ -50,6 +51,8 @@ enum Command {
     Run(Config),
     /// Check the configuration without connecting to anything; prints every problem
     Check(Config),
+    /// Print the AsyncAPI document of the configuration: its channels, messages and credentials
+    Asyncapi(asyncapi::Args),
     /// Drain the running sidecar: its clients continue on other pods (graceful shutdown)
     Drain(drain::Args),
     /// Revoke the credentials of a subject, session, token or client on all pods
@@ -75,6 +78,7 @@ enum Command {
 impl Command {
     fn run(self) -> Exit {
         match self {
+            Self::Asyncapi(arguments) => asyncapi::run(&arguments),
             Self::Drain(arguments) => drain::run(&arguments),
             Self::Revoke(arguments) => revoke::run(&arguments),
             Self::Kick(arguments) => kick::run(&arguments),

@@ -11,6 +11,7 @@
 
 mod admin;
 mod application;
+mod asyncapi;
 mod authentication;
 mod begin;
 mod bucket;
