@@ -9,8 +9,8 @@ use async_nats::jetstream::{self, stream as nats_stream};
 
 use testkit::certs::Authority;
 use testkit::grpc::{Call, Form, Response};
-use testkit::nats::Nats;
-use testkit::sidestream::Sidestream;
+use testkit::nats::{Nats, store};
+use testkit::sidestream::{Sidestream, config_with_tls};
 
 /// A nats-server with the JetStream stream ORDERS, and a sidecar that serves it.
 struct Fixture {
@@ -71,8 +71,7 @@ impl Fixture {
     }
 
     async fn publish(&self, subject: &str, payload: impl Into<bytes::Bytes>) {
-        let sent = self.jetstream.publish(subject.to_owned(), payload.into());
-        sent.await.unwrap().await.unwrap();
+        store(&self.jetstream, subject, payload).await;
     }
 }
 
@@ -81,20 +80,8 @@ fn call_to(pod: &Sidestream, form: Form, path: &str, id: &str) -> Call<'static> 
 }
 
 fn config_of(nats: &Nats, authority: &Authority, origin: &str) -> String {
-    let identity = authority.server("server");
-    let (url, certificate, key) = (
-        nats.url(),
-        identity.certificate.display(),
-        identity.key.display(),
-    );
-    format!(
+    let routes = format!(
         r#"
-listen:
-  - address: 127.0.0.1:0
-  - address: 127.0.0.1:0
-    tls: {{ certificate: "{certificate}", key: "{key}" }}
-admin: {{ address: 127.0.0.1:0, control: control.sock }}
-nats: {{ servers: ["{url}"] }}
 routes:
   - path: /orders
     framings: [sse, ndjson, grpc_web]
@@ -132,5 +119,6 @@ routes:
 limits: {{ per_client: {{ connections: 40 }} }}
 drain: {{ accept_for: 100ms, spread: 100ms, timeout: 5s, retry: {{ min: 600ms, max: 900ms }} }}
 "#
-    )
+    );
+    config_with_tls(nats, authority, &routes)
 }
