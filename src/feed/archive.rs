@@ -13,6 +13,7 @@ use std::fmt;
 use std::pin::Pin;
 
 use super::begin::Begin;
+use super::encoded::EncodedEvent;
 use super::gap::{Gap, GapReason};
 use crate::event::{Event, Fingerprint, Position, SourceTag};
 use crate::subject::FilterSet;
@@ -36,7 +37,8 @@ pub trait Archive: fmt::Debug + Send + Sync {
     fn end<'a>(&'a self, filters: &'a FilterSet) -> BoxFuture<'a, Option<u64>>;
 
     /// Last event of each subject that these filters select, at a position that is newer than the
-    /// call. Payloads with more bytes together than `bytes_max` are not read to the end.
+    /// call. Events that use more than `bytes_max` together ([`state_bytes`]) are not read to the
+    /// end.
     fn latest<'a>(&'a self, filters: &'a FilterSet, bytes_max: usize) -> BoxFuture<'a, Latest>;
 
     /// True if the source is known to reject reads until an operator changes something. A reader
@@ -47,6 +49,12 @@ pub trait Archive: fmt::Debug + Send + Sync {
 
     /// Starts to read the events that match these filters, after a sequence number.
     fn read(&self, filters: &FilterSet, after: u64) -> Box<dyn Pages>;
+}
+
+/// Bytes that an event of a state uses in memory.
+#[must_use]
+pub fn state_bytes(event: &Event) -> usize {
+    size_of::<EncodedEvent>() + event.subject.len() + event.data.len()
 }
 
 /// State of the subjects of some filters.

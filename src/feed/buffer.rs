@@ -46,7 +46,7 @@ use super::prefetch;
 use super::replay::member::ReplayMember;
 use super::replay::{ReplayPool, ReplaySlots};
 use super::resume::Start;
-use super::snapshot::Snapshots;
+use super::snapshot::{Snapshot, Snapshots};
 use super::source::{OpenFuture, Source};
 use super::subject_index::SubjectIndex;
 use super::trie::SubjectTrie;
@@ -172,6 +172,7 @@ impl Source for StreamBuffer {
     }
 
     fn sweep(&self, now: Instant) {
+        self.snapshots.sweep();
         let mut state = self.lock();
         state.evict(now);
         for (_, feed) in &state.feeds {
@@ -231,6 +232,18 @@ impl Origin for StreamBuffer {
 
     fn join_replay(&self, feed: &Arc<Feed>, after: u64) -> Option<Box<ReplayMember>> {
         ReplayMember::join(self.replay_pool.as_ref()?, feed, after)
+    }
+
+    fn snapshot<'a>(
+        &'a self,
+        filters: &'a FilterSet,
+        floor: Position,
+        reader: Position,
+    ) -> BoxFuture<'a, Result<Arc<Snapshot>, OpenError>> {
+        Box::pin(async move {
+            let replays = self.replay_pool.as_ref().ok_or(OpenError::NotReady)?;
+            self.snapshots.get(replays, filters, floor, reader).await
+        })
     }
 
     /// Removes a feed after its last reader has left. The buffer can create it again.

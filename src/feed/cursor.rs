@@ -21,6 +21,7 @@
 
 mod probe;
 mod replay;
+mod state;
 mod take;
 
 use std::sync::{Arc, Weak};
@@ -39,6 +40,7 @@ use super::window::Offset;
 use take::Evicted;
 
 pub use probe::{CursorProbe, Lag};
+pub use state::{State, StateRead};
 
 /// Handle of one subscriber. Dropping it removes the subscriber.
 #[derive(Debug)]
@@ -83,12 +85,8 @@ impl Cursor {
     pub(super) fn join_at_end(origin: Weak<dyn Origin>, feed: Arc<Feed>) -> Self {
         let (offset, position) = {
             let state = feed.lock();
-            let floor = Position {
-                tag: state.window.tag(),
-                seq: state.window.floor(),
-                fingerprint: None,
-            };
-            (state.window.end_offset(), state.head.unwrap_or(floor))
+            let position = state.head.unwrap_or_else(|| state.floor());
+            (state.window.end_offset(), position)
         };
         Self::join(origin, feed, offset, position)
     }
@@ -106,12 +104,7 @@ impl Cursor {
 
     /// Position after which every event is in the window.
     pub(super) fn floor(&self) -> Position {
-        let state = self.feed.lock();
-        Position {
-            tag: state.window.tag(),
-            seq: state.window.floor(),
-            fingerprint: None,
-        }
+        self.feed.lock().floor()
     }
 
     /// Moves to the end of a feed that has a head; false if it has none.

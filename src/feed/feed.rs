@@ -153,6 +153,15 @@ impl Feed {
 }
 
 impl State {
+    /// Position after which every event is in the window.
+    pub(super) fn floor(&self) -> Position {
+        Position {
+            tag: self.window.tag(),
+            seq: self.window.floor(),
+            fingerprint: None,
+        }
+    }
+
     /// Returns the window and the record of a cursor.
     pub(super) fn of_cursor(&mut self, key: u32) -> (&Window, &mut Subscriber) {
         (&self.window, self.subscribers.of_cursor(key))

@@ -78,7 +78,7 @@ pub use budget::Budget;
 pub use buffer::writer::StreamWriter;
 pub use buffer::{ArchiveAccess, StreamBuffer};
 pub use core_source::{Change, CoreSource, CoreWriter, FeedKey, Received, SubscriptionKey};
-pub use cursor::{Cursor, CursorProbe, Lag, Read};
+pub use cursor::{Cursor, CursorProbe, Lag, Read, State, StateRead};
 pub use dispatch::run_dispatcher;
 pub use feed_map::{SubscribeRequest, SubscribeRequests};
 pub use gap::{Gap, GapReason};

@@ -60,11 +60,9 @@ pub(super) async fn begin_at(
 ) -> Result<(Outcome, Option<SnapshotReader>), OpenError> {
     let (archive, replays) = (&**replay_pool.archive(), replay_pool.slots());
     if beginning == Begin::Latest {
-        let (filters, budget) = (&cursor.feed().filters, replay_pool.budget());
-        let floor = cursor.floor();
-        let snapshot = snapshots
-            .get(archive, replays, budget, filters, floor)
-            .await?;
+        let (floor, head) = (cursor.floor(), cursor.position());
+        let filters = &cursor.feed().filters;
+        let snapshot = snapshots.get(replay_pool, filters, floor, head).await?;
         let outcome = seek_to(cursor, snapshot.position(), archive)?;
         let reader = snapshot.read(&cursor.feed().options);
         return Ok((outcome, Some(reader)));

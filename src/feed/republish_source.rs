@@ -36,7 +36,7 @@ use super::origin::Origin;
 use super::replay::ReplayPool;
 use super::replay::member::ReplayMember;
 use super::resume::{Outcome, Start, StoredFingerprint, View};
-use super::snapshot::Snapshots;
+use super::snapshot::{Snapshot, Snapshots};
 use super::source::{OpenFuture, Source};
 use super::window::GapSide;
 
@@ -138,6 +138,7 @@ impl Source for RepublishSource {
     }
 
     fn sweep(&self, now: Instant) {
+        self.snapshots.sweep();
         self.feeds.sweep(now);
     }
 
@@ -236,6 +237,16 @@ impl Origin for RepublishSource {
 
     fn join_replay(&self, feed: &Arc<Feed>, after: u64) -> Option<Box<ReplayMember>> {
         ReplayMember::join(&self.replay_pool, feed, after)
+    }
+
+    fn snapshot<'a>(
+        &'a self,
+        filters: &'a FilterSet,
+        floor: Position,
+        reader: Position,
+    ) -> BoxFuture<'a, Result<Arc<Snapshot>, OpenError>> {
+        let replays = &self.replay_pool;
+        Box::pin(self.snapshots.get(replays, filters, floor, reader))
     }
 
     fn reader_left(&self, feed: &Arc<Feed>) {

@@ -5,29 +5,31 @@
 //! position serves: the state after a snapshot and the events that follow is the same. Clients that
 //! open at about the same time therefore share one snapshot, and so do those that open while it is
 //! read (`Snapshots`). It is shared only while every later event is in memory: a history read again
-//! from the stream may lack removals that were purged meanwhile.
+//! from the stream may lack removals that were purged meanwhile. For the same reason a reader that
+//! falls out of memory, or misses events, receives another snapshot ([`Cursor::read_state`]).
 //!
 //! The events are shared and charged to the budget as all others; they are freed with the last client
 //! that has not received all of them. The snapshots of a source use at most half of the budget.
+//!
+//! [`Cursor::read_state`]: super::Cursor::read_state
 //!
 //! A client that needs the whole state in one piece shares it, too ([`SnapshotReader::document`]).
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
-use super::archive::{Archive, Unavailable};
-use super::budget::Budget;
+use super::archive::{Unavailable, state_bytes};
 use super::encoded::EncodedEvent;
 use super::gap::Gap;
 use super::open_error::OpenError;
 use super::options::FeedOptions;
-use super::replay::ReplaySlots;
+use super::replay::ReplayPool;
 use crate::encoding::Encoding;
 use crate::event::Position;
 use crate::subject::FilterSet;
@@ -35,12 +37,15 @@ use crate::subject::FilterSet;
 /// 1 s: clients of a drained pod share a snapshot, and events since then are still in the window.
 const MAX_AGE: Duration = Duration::from_secs(1);
 
+/// 1,000 events are encoded in a turn, about a millisecond: event streams of the thread wait.
+const TURN: usize = 1000;
+
 /// Last event of each subject at a position, in the order of the source.
 #[derive(Debug)]
 pub(super) struct Snapshot {
     position: Position,
     events: Vec<Arc<EncodedEvent>>,
-    /// Payloads, which count in `used`.
+    /// Part of `used`.
     bytes: usize,
     /// Bytes of the snapshots of the source, and their bound.
     used: Arc<AtomicUsize>,
@@ -106,23 +111,16 @@ type Shared = tokio::sync::Mutex<Option<(Instant, Arc<Snapshot>)>>;
 
 impl Snapshots {
     /// Returns the snapshot of some filters: one that is at most [`MAX_AGE`] old and not older than
-    /// `floor`, or a new one.
+    /// `floor`, or a new one. A new one is not older than the position `reader`.
     pub(super) async fn get(
         &self,
-        archive: &dyn Archive,
-        replays: &ReplaySlots,
-        budget: &Arc<Budget>,
+        replay_pool: &ReplayPool,
         filters: &FilterSet,
         floor: Position,
+        reader: Position,
     ) -> Result<Arc<Snapshot>, OpenError> {
-        let shared = {
-            let mut known = self
-                .by_filters
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            known.retain(|_, shared| Arc::strong_count(shared) > 1 || is_recent(shared));
-            Arc::clone(known.entry(filters.clone()).or_default())
-        };
+        self.sweep();
+        let shared = Arc::clone(self.lock().entry(filters.clone()).or_default());
         let mut shared = shared.lock().await;
         if let Some((read, snapshot)) = &*shared
             && read.elapsed() < MAX_AGE
@@ -132,46 +130,79 @@ impl Snapshots {
             return Ok(Arc::clone(snapshot));
         }
         *shared = None;
+        let replays = replay_pool.slots();
         let _permit = replays.locate().await.ok_or(OpenError::TooManyReplays)?;
         let read = Instant::now();
+        let snapshot = self.read(replay_pool, filters, reader).await?;
+        replays.metrics.state_reads_total.inc();
+        *shared = Some((read, Arc::clone(&snapshot)));
+        Ok(snapshot)
+    }
+
+    async fn read(
+        &self,
+        replay_pool: &ReplayPool,
+        filters: &FilterSet,
+        reader: Position,
+    ) -> Result<Arc<Snapshot>, OpenError> {
+        let budget = replay_pool.budget();
         // Half of the memory of all windows, as for feeds.
         let used_max = budget.max() / 2;
         let bytes_max = used_max.saturating_sub(self.used.load(Ordering::Relaxed));
-        let latest = archive
-            .latest(filters, bytes_max)
-            .await
-            .map_err(|error| match error {
-                Unavailable::Rejected(_) => OpenError::Rejected,
-                Unavailable::Temporary(_) | Unavailable::Changed => OpenError::NotReady,
-            })?;
+        let latest = replay_pool.archive().latest(filters, bytes_max).await;
+        let latest = latest.map_err(|error| match error {
+            Unavailable::Rejected(_) => OpenError::Rejected,
+            Unavailable::Temporary(_) | Unavailable::Changed => OpenError::NotReady,
+        })?;
+        if latest.position.tag == reader.tag && latest.position.seq < reader.seq {
+            // The answer of a server that was the leader, or the stream was restored.
+            return Err(OpenError::NotReady);
+        }
         let Some(events) = latest.events else {
             return Err(OpenError::StateTooLarge);
         };
-        let bytes = events.iter().map(|event| event.data.len()).sum();
+        let bytes = events.iter().map(state_bytes).sum();
         self.used.fetch_add(bytes, Ordering::Relaxed);
-        let events = events.into_iter();
-        let snapshot = Arc::new(Snapshot {
+        let mut snapshot = Snapshot {
             position: latest.position,
             bytes,
             used: Arc::clone(&self.used),
             used_max,
             documents: Mutex::default(),
-            events: events
-                .map(|event| EncodedEvent::new(event, budget))
-                .collect(),
-        });
-        *shared = Some((read, Arc::clone(&snapshot)));
-        Ok(snapshot)
+            events: Vec::with_capacity(events.len()),
+        };
+        for event in events {
+            snapshot.events.push(EncodedEvent::new(event, budget));
+            if snapshot.events.len().is_multiple_of(TURN) {
+                tokio::task::yield_now().await;
+            }
+        }
+        Ok(Arc::new(snapshot))
+    }
+
+    /// Frees snapshots that no client shares any longer.
+    pub(super) fn sweep(&self) {
+        let freed: Vec<_> = self
+            .lock()
+            .extract_if(|key, shared| !is_needed(key, shared))
+            .collect();
+        drop(freed);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<FilterSet, Arc<Shared>>> {
+        self.by_filters
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// False if the snapshot can be forgotten.
-fn is_recent(shared: &Shared) -> bool {
-    shared.try_lock().map_or(true, |shared| {
-        shared
-            .as_ref()
-            .is_some_and(|(read, _)| read.elapsed() < MAX_AGE)
-    })
+/// True if the snapshot of these filters is read now, or can be shared.
+fn is_needed(_: &FilterSet, shared: &mut Arc<Shared>) -> bool {
+    Arc::strong_count(shared) > 1
+        || shared.try_lock().is_ok_and(|shared| {
+            let read = shared.as_ref().map(|(read, _)| read);
+            read.is_some_and(|read| read.elapsed() < MAX_AGE)
+        })
 }
 
 impl Snapshot {

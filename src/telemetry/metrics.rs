@@ -84,6 +84,10 @@ pub struct Metrics {
     pub finished_total: IntCounterVec,
     /// `sidestream_resumes_total{outcome}`
     pub resumes_total: IntCounterVec,
+    /// `sidestream_states_total{cause}`
+    pub states_total: IntCounterVec,
+    /// `sidestream_state_reads_total`
+    pub state_reads_total: IntCounter,
     /// `sidestream_replays_running`
     pub replays_running: IntGauge,
     /// `sidestream_replays_queued`
@@ -242,6 +246,8 @@ impl Metrics {
             subject_changes_total: r.counters("subject_changes_total", "Messages of WebSocket clients that change their subjects: `subscribed`, `unsubscribed`, or `rejected` with an error.", &["outcome"])?,
             finished_total: r.counters("finished_total", "Requests that were answered with 204: the client has every event of a finite event stream.", &["route"])?,
             resumes_total: r.counters("resumes_total", "Outcomes of `Last-Event-ID`, one per source in the id.", &["outcome"])?,
+            states_total: r.counters("states_total", "States that clients of routes with `begin: latest` began to receive, by cause: `begin` (no id), `resume` (a position that is not in memory), `gap` (a connected client missed events) or `lag` (it fell out of memory).", &["cause"])?,
+            state_reads_total: r.counter("state_reads_total", "States read from JetStream for `begin: latest`. Clients that need one within a second share it.")?,
             replays_running: r.gauge("replays_running", "Running replays from JetStream.")?,
             replays_queued: r.gauge("replays_queued", "Clients that are queued for a replay.")?,
             replay_seconds: r.histogram("replay_seconds", "Duration of replays.", &REPLAY_BUCKETS)?,

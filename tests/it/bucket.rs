@@ -236,9 +236,11 @@ async fn a_missing_bucket_is_named_and_a_recreated_one_is_another() {
     let bucket = create(&nats).await;
     put(&bucket, "eur.usd", "second").await;
     until_reported(&sidestream, &["ok"]).await;
-    let (_, gap) = reader.until_control("gap").await;
-    assert_eq!(gap["reason"], "recreated");
-    // A client that returns gets the state of the new bucket, not a gap.
+    // The state of the new bucket, not a gap.
+    let (lines, _) = reader.until_control("synced").await;
+    assert_eq!(lines[0]["control"], "snapshot");
+    assert_eq!(lines.last().unwrap()["data"], "second");
+    // So does a client that returns.
     let mut again = open(&sidestream, "/prices", &id).await;
     let (lines, _) = again.until_control("synced").await;
     let controls: Vec<_> = lines

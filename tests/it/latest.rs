@@ -1,6 +1,9 @@
 //! `begin: latest`: the state of every subject, then every change, whatever is written meanwhile.
 
+mod again;
+mod faults;
 mod framings;
+mod replicas;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -25,17 +28,13 @@ struct Fixture {
 
 impl Fixture {
     async fn start() -> Self {
+        Self::with(configuration).await
+    }
+
+    async fn with(configuration: impl Fn(&Nats) -> String) -> Self {
         let nats = Nats::start().await;
         let jetstream = nats.jetstream().await;
-        jetstream
-            .create_stream(stream::Config {
-                name: "STATE".to_owned(),
-                subjects: vec!["s.>".to_owned()],
-                max_messages_per_subject: 1,
-                ..stream::Config::default()
-            })
-            .await
-            .unwrap();
+        create_stream(&jetstream).await;
         let sidestream = Sidestream::start(configuration(&nats)).await;
         Self {
             nats,
@@ -53,6 +52,16 @@ impl Fixture {
         let answer = http1::get(&self.sidestream.url_admin("/metrics")).await;
         metric(&answer.unwrap().body, "sidestream_streams", &[]) as usize
     }
+}
+
+async fn create_stream(jetstream: &jetstream::Context) {
+    let config = stream::Config {
+        name: "STATE".to_owned(),
+        subjects: vec!["s.>".to_owned()],
+        max_messages_per_subject: 1,
+        ..stream::Config::default()
+    };
+    jetstream.create_stream(config).await.unwrap();
 }
 
 fn configuration(nats: &Nats) -> String {
@@ -282,4 +291,32 @@ async fn folded_state_of_every_client_equals_the_stream() {
     for state in states {
         assert_eq!(state, expected);
     }
+}
+
+#[tokio::test]
+async fn stream_that_expires_without_markers_is_a_warning() {
+    let fixture = Fixture::start().await;
+    let warning = |line: &serde_json::Value| {
+        let message = line["message"].as_str().unwrap_or_default();
+        message.contains("expire without a marker")
+    };
+    let synced = async |sidestream: &Sidestream| {
+        let mut client = open(sidestream, "").await;
+        client
+            .until(|event| event.name == "sidestream.synced")
+            .await;
+    };
+    put(&fixture.jetstream, 1, Some(1)).await;
+    synced(&fixture.sidestream).await;
+    assert!(!fixture.sidestream.log().iter().any(warning));
+    let mut stream = fixture.jetstream.get_stream("STATE").await.unwrap();
+    let mut config = stream.info().await.unwrap().config.clone();
+    config.max_age = Duration::from_secs(3600);
+    fixture.jetstream.update_stream(config).await.unwrap();
+    let other = Sidestream::start(configuration(&fixture.nats)).await;
+    for _ in 0..2 {
+        synced(&other).await;
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+    }
+    assert_eq!(other.log().iter().filter(|line| warning(line)).count(), 1);
 }

@@ -38,6 +38,8 @@ const NAMES: &[(&str, &str)] = &[
     ("subject_changes_total", "outcome"),
     ("finished_total", "route"),
     ("resumes_total", "outcome"),
+    ("states_total", "cause"),
+    ("state_reads_total", ""),
     ("replays_running", ""),
     ("replays_queued", ""),
     ("replay_seconds", ""),

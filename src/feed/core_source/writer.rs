@@ -82,6 +82,17 @@ pub enum Received {
     TooLarge(Arc<str>),
 }
 
+impl Received {
+    /// Returns the event, if there is one.
+    #[must_use]
+    pub fn event(self) -> Option<Event> {
+        match self {
+            Self::Event(event) => Some(event),
+            Self::TooLarge(_) => None,
+        }
+    }
+}
+
 #[derive(Debug)]
 struct CoreFeed {
     number: u64,

@@ -36,7 +36,7 @@ pub struct ReplaySlots {
     pub(super) queued: AtomicUsize,
     /// Readers that ask the archive where to begin.
     locating: Semaphore,
-    pub(super) metrics: Arc<Metrics>,
+    pub(in crate::feed) metrics: Arc<Metrics>,
 }
 
 /// Permit to ask the archive where a reader begins.

@@ -19,6 +19,9 @@
 //! next connection. After the expiry of the principal or a revocation no event is delivered: the
 //! client continues at the position of the close event when it has authenticated again.
 //!
+//! A client that begins with the latest state receives it in front of the events of its cursor, and
+//! again in place of a gap (`event_stream/state.rs`).
+//!
 //! While an event stream is idle and its client receives every event, its transport allows direct
 //! writes ([`EventStream::allow_direct_writes`]).
 
@@ -28,6 +31,7 @@ mod close;
 mod gaps;
 pub(in crate::http) mod long_poll;
 pub(in crate::http) mod opening;
+mod state;
 #[cfg(test)]
 mod tests;
 
@@ -53,7 +57,7 @@ use crate::encoding::{Encoder, Encoding, Framing};
 use crate::event::id::Joined;
 use crate::event::{Position, Version};
 use crate::feed::{
-    Cursor, DirectSink, Item, Read, ReadPolicy, Shedder, SnapshotReader, StateItem, Throttle,
+    Cursor, DirectSink, Item, Read, ReadPolicy, Shedder, SnapshotReader, StateRead, Throttle,
 };
 use crate::http::config::CloseStyle;
 use crate::http::context::Context;
@@ -81,6 +85,8 @@ pub(in crate::http) struct EventStream {
     deadline: CompactInstant,
     /// The task will be woken at the deadline.
     is_timed: bool,
+    /// Latest state: events after the state were read from memory.
+    is_in_window: bool,
     /// Time of the last bytes returned.
     last_write: CompactInstant,
     /// Time of the last id returned.
@@ -107,6 +113,8 @@ struct Once {
     opening: Bytes,
     /// State that the client receives before the events of its cursor, until it is written.
     snapshot: Option<SnapshotReader>,
+    /// State that is being read again.
+    again: Option<StateRead>,
     /// Renewal of the credentials, until the client is asked for it.
     renewal: Option<Renewal>,
     /// Deadline of a gRPC call, if its client has set one.
@@ -211,9 +219,7 @@ impl EventStream {
             )
         );
         if self.is_in_snapshot() {
-            if self.ending.is_none() {
-                self.write_snapshot(out);
-            }
+            // The events wait for the state, which is written below.
         } else if self.is_changing() && self.poll_changes(task, out) {
             // The events wait for the new cursors.
         } else if !is_denied {
@@ -225,6 +231,9 @@ impl EventStream {
             if let Some(shedder) = &shedder {
                 self.count_skipped(shedder.skipped());
             }
+        }
+        if self.ending.is_none() && self.is_in_snapshot() {
+            self.poll_snapshot(task, out);
         }
         if out.is_empty() && self.ready_to_close().is_none() {
             self.poll_timer(task, out);
@@ -254,6 +263,7 @@ impl EventStream {
     fn release_once(&mut self) {
         self.once.take_if(|once| {
             once.snapshot.is_none()
+                && once.again.is_none()
                 && once.renewal.is_none()
                 && once.deadline.is_none()
                 && once.subscriptions.is_none()
@@ -265,53 +275,12 @@ impl EventStream {
         self.once.as_mut()?.trailers.take()
     }
 
-    /// Returns true until the client has received the whole state: it has no position.
-    fn is_in_snapshot(&self) -> bool {
-        self.once
-            .as_ref()
-            .is_some_and(|once| once.snapshot.is_some())
-    }
-
-    /// Writes the next events of the state, and after the last one the position.
-    fn write_snapshot(&mut self, out: &mut WriteBatch) {
-        let encoder = self.encoder();
-        while out.bytes < BATCH_BYTES {
-            let once = self.once.as_mut();
-            match once.and_then(|once| once.snapshot.as_mut()?.next()) {
-                Some(StateItem::Event { encoding, received }) => {
-                    out.count(1, received);
-                    out.write(|bytes| encoder.put_state(bytes, &encoding.shared()));
-                }
-                Some(StateItem::Gap(gap)) => {
-                    out.write(|bytes| self.put_gap(bytes, gap, None));
-                    let positions = self.positions();
-                    self.report_gap(gap, Some(0), &positions);
-                }
-                None => {
-                    self.end_snapshot(out);
-                    break;
-                }
-            }
-        }
-        self.note_write(out);
-    }
-
     /// Notes the time of bytes with an id.
     fn note_write(&mut self, out: &mut WriteBatch) {
         let now = compact_time::now();
         self.last_write = self.state.clock.at(now);
         self.last_id = self.last_write;
         out.stats.batched_at = Some(now);
-    }
-
-    /// Writes the position of the client that has received the whole state.
-    fn end_snapshot(&mut self, out: &mut WriteBatch) {
-        if let Some(once) = &mut self.once {
-            once.snapshot = None;
-        }
-        self.release_once();
-        let (encoder, positions) = (self.encoder(), self.positions());
-        out.write(|bytes| encoder.put_synced(bytes, &Joined(&positions)));
     }
 
     /// Returns the reason if the event stream ends and no event is pending.
@@ -439,7 +408,7 @@ impl EventStream {
             self.end(CloseReason::Slow);
             return None;
         }
-        (!self.state.is_resuming()).then(|| Shedder::new(&self.state.route.config.slow, waiting))
+        (!self.state.is_resuming()).then(|| Shedder::new(&self.slow_policy(), waiting))
     }
 
     /// Reads every source once. Returns a reason if the event stream must end.
@@ -451,11 +420,13 @@ impl EventStream {
     ) -> Option<CloseReason> {
         let mut caught_up = true;
         let mut end = None;
+        let is_state = self.is_state();
         let mut limits = self.limits.take();
         let was_waiting = is_waiting(limits.as_deref());
         // Events that are pending at the end are not limited.
         let mut pass = match self.ending {
-            None => ThrottlePass::new(&mut limits, self.context.load_level.level()),
+            None => ThrottlePass::new(&mut limits, self.context.load_level.level())
+                .map(|pass| if is_state { pass.keep_all() } else { pass }),
             Some(_) => None,
         };
         // Another source first in each turn: one that fills every turn must not starve the others.
@@ -494,6 +465,9 @@ impl EventStream {
             // No event waits, or only those of a replay: the next pod reads them from this
             // position.
             self.pending_events = 0;
+        }
+        if is_state {
+            self.check_window();
         }
         if caught_up && self.state.is_resuming() && !self.cursors.iter().any(Cursor::is_replaying) {
             self.state.set_caught_up();
@@ -551,6 +525,11 @@ impl EventStream {
                 Item::Copied { run, copied } => {
                     out.count(copied.events, copied.received);
                     out.push_events(run, true);
+                }
+                Item::Gap { gap, .. } if self.needs_state(gap) => {
+                    // What follows the gap is part of the state.
+                    self.begin_state_again(gap.reason.as_str());
+                    break;
                 }
                 Item::Gap { gap, position } => {
                     if has_one_source {

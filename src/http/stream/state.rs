@@ -290,6 +290,11 @@ impl StreamState {
         self.hot.is_resuming.load(Ordering::Relaxed)
     }
 
+    /// Records that it reads its past again.
+    pub(in crate::http) fn set_resuming(&self) {
+        self.hot.is_resuming.store(true, Ordering::Relaxed);
+    }
+
     pub(in crate::http) fn set_caught_up(&self) {
         self.hot.is_resuming.store(false, Ordering::Relaxed);
     }

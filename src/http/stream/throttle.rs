@@ -45,6 +45,7 @@ pub(in crate::http) struct ThrottlePass<'t> {
     level: LoadLevel,
     now: Instant,
     skipped: [u64; Tier::ALL.len()],
+    keeps_all: bool,
 }
 
 impl ClientLimits {
@@ -100,7 +101,14 @@ impl<'t> ThrottlePass<'t> {
             level,
             now: compact_time::now(),
             skipped: [0; Tier::ALL.len()],
+            keeps_all: false,
         })
+    }
+
+    /// Skips no event: each one is part of a state.
+    pub(in crate::http) fn keep_all(mut self) -> Self {
+        self.keeps_all = true;
+        self
     }
 
     /// Returns the number of skipped events by tier.
@@ -115,6 +123,7 @@ impl<'t> ThrottlePass<'t> {
     fn skips_telemetry(&self) -> bool {
         let last = self.limits.telemetry;
         match self.level {
+            _ if self.keeps_all => false,
             LoadLevel::None => false,
             LoadLevel::Thin => {
                 last.is_some_and(|last| self.now.saturating_duration_since(last) < TELEMETRY_EVERY)
@@ -163,7 +172,7 @@ impl Throttle for ThrottlePass<'_> {
                     self.limits.until = Some(self.now + wait);
                     ThrottleDecision::Defer
                 }
-                (Err(_), Tier::Telemetry) => ThrottleDecision::Skip,
+                (Err(_), Tier::Telemetry) if !self.keeps_all => ThrottleDecision::Skip,
                 (Err(_), _) => {
                     self.borrow();
                     ThrottleDecision::Deliver
@@ -308,6 +317,18 @@ mod tests {
                 ask(&mut pass, Tier::Normal, false, 100),
                 [ThrottleDecision::Deliver; 100]
             );
+        }
+    }
+
+    #[test]
+    fn events_of_a_state_are_never_skipped() {
+        for level in [LoadLevel::Thin, LoadLevel::Shed, LoadLevel::Reject] {
+            let mut state = limits(1, 8);
+            let mut pass = ThrottlePass::new(&mut state, level).unwrap().keep_all();
+            for is_urgent in [false, true] {
+                let decisions = ask(&mut pass, Tier::Telemetry, is_urgent, 20);
+                assert!(!decisions.contains(&ThrottleDecision::Skip), "{level:?}");
+            }
         }
     }
 

@@ -11,7 +11,7 @@ mod locate;
 mod read_health;
 mod reader;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, Once, PoisonError};
 
 use crate::event::{Fingerprint, Position, SourceTag};
 use crate::feed::Begin;
@@ -41,6 +41,7 @@ impl JetStreamArchive {
             decoder,
             last_tag,
             read_health,
+            expiry_warning: Once::new(),
         }))
     }
 

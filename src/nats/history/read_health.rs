@@ -5,7 +5,7 @@
 //! read does. When the probe succeeds the check is removed. While the error is permanent, clients
 //! that need a replay are rejected at once instead of each waiting for its own attempts.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, Once, PoisonError};
 use std::time::Duration;
 
 use crate::event::SourceTag;
@@ -36,6 +36,8 @@ pub(super) struct StreamContext {
     /// Source tag that was returned last; readers expect it.
     pub(super) last_tag: Mutex<Option<SourceTag>>,
     pub(super) read_health: ReadHealth,
+    /// Logged: keys of the stream expire without a marker.
+    pub(super) expiry_warning: Once,
 }
 
 /// State of the reads of one stream: empty while they succeed.

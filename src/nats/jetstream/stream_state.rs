@@ -25,6 +25,8 @@ pub struct StreamState {
     /// Subjects of the stream; empty for a mirror.
     pub subjects: Vec<String>,
     pub(crate) retention: Retention,
+    /// Messages expire, and leave no marker.
+    pub(crate) expires_silently: bool,
     /// Republish configuration.
     pub republish: Option<Republish>,
     /// Subjects of the stream, if all of them are reserved by NATS and therefore never served.
@@ -96,6 +98,15 @@ struct StreamSettings {
     mirror: Option<Origin>,
     #[serde(default)]
     sources: Option<Vec<serde::de::IgnoredAny>>,
+    /// In nanoseconds; 0: messages do not expire.
+    #[serde(default)]
+    max_age: i64,
+    /// Messages may have a TTL of their own.
+    #[serde(default)]
+    allow_msg_ttl: bool,
+    /// In nanoseconds; 0: there are no markers.
+    #[serde(default)]
+    subject_delete_marker_ttl: i64,
 }
 
 #[derive(Deserialize)]
@@ -174,7 +185,12 @@ impl StreamInfo {
     /// Returns `None` if the creation time is invalid.
     pub(super) fn state(self) -> Option<StreamState> {
         let time = |text: Option<String>| text.and_then(|text| nanos(&text)).unwrap_or(0);
+        let (expires, has_markers) = (
+            self.config.max_age > 0 || self.config.allow_msg_ttl,
+            self.config.subject_delete_marker_ttl > 0,
+        );
         Some(StreamState {
+            expires_silently: expires && !has_markers,
             unservable: self.config.unservable(),
             created: nanos(&self.created)?,
             // A stream without any message yet reports 0 and 0.
@@ -231,6 +247,28 @@ mod tests {
         assert_eq!(position(8, 7, time), None, "the stream is empty");
         assert_eq!(position(1, 7, "0001-01-01T00:00:00Z"), None);
         assert_eq!(position(1, 7, "no time"), None);
+    }
+
+    #[test]
+    fn messages_that_expire_without_markers_are_detected() {
+        for (settings, expected) in [
+            ("", false),
+            (r#","max_age":1000"#, true),
+            (r#","allow_msg_ttl":true"#, true),
+            (r#","max_age":1000,"subject_delete_marker_ttl":1000"#, false),
+            (r#","max_age":0,"allow_msg_ttl":false"#, false),
+        ] {
+            let text = format!(
+                r#"{{"config":{{"name":"A","retention":"limits"{settings}}},"created":"2026-11-22T13:50:34Z",
+                "state":{{"first_seq":1,"last_seq":7}}}}"#
+            );
+            let info: StreamInfo = serde_json::from_str(&text).unwrap();
+            assert_eq!(
+                info.state().unwrap().expires_silently,
+                expected,
+                "{settings}"
+            );
+        }
     }
 
     #[test]

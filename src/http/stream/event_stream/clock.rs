@@ -54,7 +54,7 @@ impl EventStream {
         let is_id_due = checkpoint.is_some_and(|silence| {
             now >= self.last_id.after(CompactInstant::from_duration(silence))
         });
-        if is_id_due && self.checkpoint() {
+        if is_id_due && !self.is_in_snapshot() && self.checkpoint() {
             let positions = self.positions();
             out.write(|bytes| self.encoder().put_position(bytes, &Joined(&positions)));
             self.last_write = now;

@@ -243,6 +243,11 @@ impl EventStream {
             (sources.snapshot.take(), opening.subscriptions),
             &sources.gaps,
         );
+        if stream.is_in_snapshot() {
+            let cause = if id.is_none() { "begin" } else { "resume" };
+            let states = &context.metrics.states_total;
+            states.with_label_values(&[cause]).inc();
+        }
         if id.is_none() {
             let begin = beginning.begin.map_or(Begin::LIVE, Begin::as_str);
             let begins = &context.metrics.begins_total;
@@ -284,6 +289,7 @@ impl EventStream {
             group: None,
             deadline: expires,
             is_timed: false,
+            is_in_window: false,
             last_write: CompactInstant::ZERO,
             last_id: CompactInstant::ZERO,
             expires,
@@ -299,6 +305,7 @@ impl EventStream {
         stream.once = Some(Box::new(Once {
             opening,
             snapshot,
+            again: None,
             renewal,
             deadline,
             trailers: None,

@@ -117,6 +117,7 @@ mod tests {
             last_time: 200 * SECOND,
             subjects: Vec::new(),
             retention: Retention::Limits,
+            expires_silently: false,
             republish: None,
             unservable: None,
         }
