@@ -1,9 +1,10 @@
 //! Replays: readers older than the window read the archive together, page by page.
 //!
-//! A session reads one range of a source for all readers that wait for it. Its current page is its
-//! only buffer: members take the events that match their filters, and the next page is read after
-//! all of them have, or after `PAGE_MAX`. A member that did not keep up waits for another
-//! session, from its own position. There is no buffer per reader.
+//! A session reads one range of a source for all readers that wait for it. Members take the events
+//! of the current page that match their filters, and the next page is published after all of them
+//! have, or after `PAGE_MAX`. A member that did not keep up waits for another session, from its own
+//! position. There is no buffer per reader: the session has its page, and what the source sends
+//! meanwhile ([`read_ahead`]).
 //!
 //! ```text
 //! Cursor -> ReplayMember::join -> Queued --admit--> Joined --window reached--> Reached
@@ -11,13 +12,15 @@
 //!                                   +--- too slow ----+
 //! ```
 //!
-//! `ReplayPool::run` is one task per source. It waits `GATHER` for more readers, takes one of
+//! `ReplayPool::run` is one task per source. It waits while a crowd of readers arrives, takes one of
 //! the process-wide [`ReplaySlots`], and spawns a session from the earliest position of all queued
 //! readers. Readers that fit into a running session join it between two pages.
 //!
 //! Lock order: the pool before a feed.
 
 pub(super) mod member;
+mod publish;
+mod read_ahead;
 mod slots;
 
 use std::sync::atomic::Ordering;
@@ -27,12 +30,13 @@ use std::time::Duration;
 
 use slab::Slab;
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
 use crate::lifecycle::backoff::{Backoff, Jitter};
 use crate::subject::FilterSet;
 
-use super::archive::{Archive, Page, Unavailable};
+use self::read_ahead::ReadAhead;
+use super::archive::{Archive, Unavailable};
 use super::budget::Budget;
 use super::encoded::EncodedEvent;
 use super::feed::Feed;
@@ -86,6 +90,8 @@ enum Phase {
         session: usize,
         events: Vec<u32>,
         next: usize,
+        /// Payload bytes of `events`.
+        bytes: usize,
     },
     /// Has reached the window; no longer delays the session, although its cursor has not noticed
     /// yet.
@@ -128,6 +134,14 @@ struct Session {
 /// 10 ms: wait for more readers before a session starts. Clients of a drained pod reconnect
 /// together and read together.
 const GATHER: Duration = Duration::from_millis(10);
+
+/// 250 ms: maximum wait while a crowd arrives. Each session reads the same range again.
+const GATHER_MAX: Duration = Duration::from_millis(250);
+
+/// A crowd still arrives if more than a 64th of all queued readers, and at least 4, have arrived in
+/// [`GATHER`].
+const CROWD_SHARE: usize = 64;
+const CROWD_MIN: usize = 4;
 
 /// 1 s: a page waits for its slowest member.
 const PAGE_MAX: Duration = Duration::from_secs(1);
@@ -200,13 +214,8 @@ impl ReplayPool {
     pub(super) async fn run(self: Arc<Self>) {
         loop {
             self.queued_notify.notified().await;
-            sleep(GATHER).await;
-            while self
-                .lock()
-                .readers
-                .iter()
-                .any(|(_, reader)| matches!(reader.phase, Phase::Queued))
-            {
+            self.gather().await;
+            while self.queued() > 0 {
                 let Ok(slot) = self.replays.slots.clone().acquire_owned().await else {
                     return;
                 };
@@ -229,6 +238,30 @@ impl ReplayPool {
                 });
             }
         }
+    }
+
+    /// Waits [`GATHER`], and longer while a crowd of readers arrives.
+    async fn gather(&self) {
+        let end = Instant::now() + GATHER_MAX;
+        let mut before = 1;
+        loop {
+            sleep(GATHER).await;
+            let queued = self.queued();
+            let arrived = queued.saturating_sub(before);
+            if arrived < CROWD_MIN.max(queued / CROWD_SHARE) || Instant::now() >= end {
+                return;
+            }
+            before = queued;
+        }
+    }
+
+    /// Returns the number of queued readers of this source.
+    fn queued(&self) -> usize {
+        let state = self.lock();
+        let phases = state.readers.iter().map(|(_, reader)| &reader.phase);
+        phases
+            .filter(|phase| matches!(phase, Phase::Queued))
+            .count()
     }
 
     /// Creates a session for all queued readers, from the earliest of them on.
@@ -291,6 +324,7 @@ impl ReplayPool {
                     session: session_key,
                     events: Vec::new(),
                     next: 0,
+                    bytes: 0,
                 };
                 session.trie.insert(&reader.feed.filters, key);
                 session.members += 1;
@@ -321,43 +355,57 @@ impl ReplayPool {
                 session.page_taken.clone(),
             )
         };
-        let mut pages = self.archive.read(&filters, after);
+        let mut ahead = ReadAhead::new(self.archive.read(&filters, after));
         let began = Instant::now();
-        let mut failures = 0;
+        let (mut failures, mut wanted) = (0, 1);
         loop {
-            let page = tokio::select! {
+            let bytes_max = self.replays.bytes_max();
+            tokio::select! {
                 biased;
                 () = self.all_left(session_key, &page_taken) => return self.finish(session_key, SessionEnd::Over),
-                page = pages.next() => page,
-            };
-            match page {
-                Ok(page) => {
+                () = ahead.fill(wanted, bytes_max) => {}
+            }
+            match ahead.take_first() {
+                Some(Ok(page)) => {
                     failures = 0;
-                    self.publish(session_key, page);
+                    wanted = self.publish(session_key, page, &mut ahead, bytes_max);
                 }
-                Err(Unavailable::Changed) => return self.finish(session_key, SessionEnd::Changed),
-                Err(Unavailable::Rejected(why)) => {
+                Some(Err(Unavailable::Changed)) => {
+                    return self.finish(session_key, SessionEnd::Changed);
+                }
+                Some(Err(Unavailable::Rejected(why))) => {
                     tracing::warn!(why, "replay rejected by NATS");
                     return self.finish(session_key, SessionEnd::Rejected);
                 }
-                Err(Unavailable::Temporary(why)) => {
+                Some(Err(Unavailable::Temporary(why))) => {
                     tracing::warn!(why, failures, "replay interrupted");
                     sleep(BACKOFF.delay(failures, fastrand::f64())).await;
                     failures += 1;
                     let Some(through) = self.progress(session_key) else {
                         return self.finish(session_key, SessionEnd::Changed);
                     };
-                    pages = self.archive.read(&filters, through);
+                    ahead = ReadAhead::new(self.archive.read(&filters, through));
                     continue;
                 }
+                None => continue,
             }
-            let all = async {
+            let all_taken = async {
                 while self.lock().sessions[session_key].unread > 0 {
                     page_taken.notified().await;
                 }
             };
-            // Members that have not taken their events in time wait for another session.
-            drop(timeout(PAGE_MAX, all).await);
+            let read_ahead = async {
+                loop {
+                    ahead.read(bytes_max).await;
+                }
+            };
+            tokio::select! {
+                biased;
+                () = all_taken => {}
+                // Members that have not taken their events in time wait for another session.
+                () = sleep(PAGE_MAX) => {}
+                () = read_ahead => {}
+            }
             if !self.advance(session_key, began) {
                 return self.finish(session_key, SessionEnd::Over);
             }
@@ -369,94 +417,6 @@ impl ReplayPool {
         while self.lock().sessions[session_key].members > 0 {
             page_taken.notified().await;
         }
-    }
-
-    /// Makes a page available to the members that have events in it.
-    fn publish(&self, session_key: usize, page: Page) {
-        self.replays
-            .metrics
-            .replayed_events_total
-            .inc_by(page.events.len() as u64);
-        let gap = page.gap();
-        let events: Vec<Arc<EncodedEvent>> = page
-            .events
-            .into_iter()
-            .map(|event| EncodedEvent::new(event, &self.budget))
-            .collect();
-        let (mut wakers, mut prepared) = (Vec::new(), Vec::new());
-        {
-            let mut state = self.lock();
-            let State {
-                readers, sessions, ..
-            } = &mut *state;
-            let session = &mut sessions[session_key];
-            let mut found = Vec::new();
-            for (number, encoded) in (0u32..).zip(&events) {
-                session.trie.matches(&encoded.event.subject, &mut found);
-                for key in found.drain(..) {
-                    if let Some(Reader {
-                        phase: Phase::Joined { events, next, .. },
-                        through,
-                        feed,
-                        ..
-                    }) = readers.get_mut(key)
-                        && encoded.event.position.seq > *through
-                    {
-                        if events.is_empty() {
-                            session.unread += 1;
-                            *next = 0;
-                        }
-                        events.push(number);
-                        if feed.options.is_prepared(&encoded.event) {
-                            prepared.push((encoded.clone(), feed.options.clone()));
-                        }
-                    }
-                }
-            }
-            session.after = page.after;
-            session.through = page.through;
-            session.events = events;
-            for (key, reader) in readers.iter_mut() {
-                let Phase::Joined {
-                    session: joined,
-                    events,
-                    ..
-                } = &reader.phase
-                else {
-                    continue;
-                };
-                if *joined != session_key {
-                    continue;
-                }
-                if std::mem::take(&mut reader.begins_at_oldest) && !page.is_unreadable {
-                    reader.through = reader.through.max(page.after);
-                }
-                if page.after > reader.through {
-                    // The reader may not have polled since an earlier page.
-                    let gap = reader.missing.map_or(gap, |(_, before)| before.and(gap));
-                    reader.missing = Some((page.after, gap));
-                    reader.through = page.after;
-                }
-                if events.is_empty() {
-                    // Also before it takes its gap: the next page may be published first, and is
-                    // not a gap after this one.
-                    reader.through = reader.through.max(page.through);
-                }
-                if events.is_empty() && reader.missing.is_none() {
-                    // A member without events is woken only if it can continue in the window.
-                    if !reader.reaches_window() {
-                        continue;
-                    }
-                    leave(session, &reader.feed, key);
-                    reader.phase = Phase::Reached;
-                }
-                wakers.extend(reader.waker.take());
-            }
-        }
-        for (encoded, options) in prepared {
-            options.prepare(&encoded);
-        }
-        wakers.into_iter().for_each(Waker::wake);
     }
 
     /// Queues members that did not keep up and admits waiting readers. False if the session is

@@ -76,6 +76,7 @@ impl ReplayMember {
                 session,
                 events,
                 next,
+                ..
             } => {
                 let session = &mut sessions[*session];
                 if let Some((after, gap)) = reader.missing.take() {

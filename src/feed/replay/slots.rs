@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 
+use super::read_ahead::BYTES_MAX;
 use crate::telemetry::Metrics;
 
 /// Limits on replays (`limits.replays`).
@@ -31,6 +32,7 @@ impl Default for ReplayLimits {
 #[derive(Debug)]
 pub struct ReplaySlots {
     pub(super) slots: Arc<Semaphore>,
+    running_max: usize,
     readers: AtomicUsize,
     readers_max: usize,
     pub(super) queued: AtomicUsize,
@@ -62,6 +64,7 @@ impl ReplaySlots {
     pub fn new(config: ReplayLimits, metrics: &Arc<Metrics>) -> Arc<Self> {
         Arc::new(Self {
             slots: Arc::new(Semaphore::new(config.running)),
+            running_max: config.running,
             readers: AtomicUsize::new(0),
             readers_max: config.queued,
             queued: AtomicUsize::new(0),
@@ -98,6 +101,12 @@ impl ReplaySlots {
 
     pub(super) fn discount_reader(&self) {
         self.readers.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Returns the share of a running session in [`BYTES_MAX`].
+    pub(super) fn bytes_max(&self) -> usize {
+        let running = self.running_max - self.slots.available_permits();
+        BYTES_MAX / running.max(1)
     }
 
     pub(super) fn queue(&self) {

@@ -4,10 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::time::Duration;
 
+use tokio::time::timeout;
+
 use super::*;
 use crate::event::{Event, Fingerprint, Position, SourceTag};
 use crate::feed::Begin;
-use crate::feed::archive::{BoxFuture, Latest, Pages, State as SourceState};
+use crate::feed::archive::{BoxFuture, Latest, Page, Pages, State as SourceState};
 use crate::feed::{
     ArchiveAccess, Batch, Cursor, FeedOptions, Gap, GapReason, Item, Limits, Outcome, Read,
     ReadPolicy, Source as _, Start, StreamBuffer, StreamWriter, buffer,
@@ -279,6 +281,51 @@ async fn a_thousand_readers_share_a_few_sessions() {
     }
     assert!(source.alive_max.load(Ordering::Relaxed) <= 4);
     assert!(source.readings.load(Ordering::Relaxed) <= 8, "{source:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn readers_of_a_subject_each_get_many_events_at_once() {
+    let (_source, _writer, buffer) = source(1, 10_000);
+    let readers = (0..10u64).map(|number| {
+        let buffer = buffer.clone();
+        tokio::spawn(async move {
+            let (mut cursor, _) = open(&buffer, &format!("s.{number}"), 0).await;
+            let (mut reads, mut events) = (0, 0);
+            // The last 50 events are in the window.
+            while events < 995 {
+                let mut batch = Batch::default();
+                let read = std::future::poll_fn(|task| {
+                    cursor.poll_read(task, &mut batch, &mut ReadPolicy::all(1 << 20))
+                });
+                assert_eq!(read.await, Read::Some);
+                reads += 1;
+                events += batch.items.len();
+            }
+            events / reads
+        })
+    });
+    for reader in readers.collect::<Vec<_>>() {
+        let events_per_read = reader.await.unwrap();
+        // A page of the source has ten events for each reader.
+        assert!(events_per_read > 12, "{events_per_read}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_crowd_that_arrives_within_a_quarter_of_a_second_reads_the_range_once() {
+    let (source, _writer, buffer) = source(1, 5_000);
+    let readers = (0..500u64).map(|number| {
+        let buffer = buffer.clone();
+        tokio::spawn(async move {
+            sleep(Duration::from_micros(number * 400)).await;
+            let (mut cursor, _) = open(&buffer, &format!("s.{}", number % 10), 0).await;
+            read_to(&mut cursor, 4_990 + number % 10).await.len()
+        })
+    });
+    for reader in readers.collect::<Vec<_>>() {
+        assert!((499..=500).contains(&reader.await.unwrap()));
+    }
+    assert_eq!(source.readings.load(Ordering::Relaxed), 1);
 }
 
 #[tokio::test(start_paused = true)]

@@ -131,7 +131,7 @@ const RECONNECT: Backoff = Backoff::new(
     Jitter::Full,
 );
 
-/// 8192 queued messages: a pull request asks for at most 512, and two are open at a time.
+/// 8192 queued messages: a pull request asks for at most 2048, and two are open at a time.
 const PENDING_MESSAGES_MAX: usize = 8192;
 
 /// 65,536 queued messages for each core subscription, as in other NATS clients: a burst arrives

@@ -32,8 +32,9 @@ use crate::subject::{Filter, FilterSet};
 const PAGE_EVENTS_MAX: usize = 256;
 /// Maximum number of bytes of a page, unless one event alone is larger.
 const PAGE_BYTES_MAX: usize = 1 << 20;
-/// Maximum number of messages of one pull request.
-const REQUEST_MAX: usize = 256;
+/// Maximum number of messages of one pull request: with 256, a read of small messages waits for the
+/// round trips of its requests.
+const REQUEST_MAX: usize = 2048;
 /// Maximum number of bytes of one pull request. Two are open at a time, and one page: 3 MiB per
 /// read.
 const REQUEST_BYTES_MAX: usize = 1 << 20;

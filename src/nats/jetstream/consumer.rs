@@ -336,17 +336,18 @@ impl Consumer {
         self.requests_made += 1;
         let reply = format!("{}.{}", self.inbox, self.requests_made);
         let subject = self.subjects[0].clone();
+        let sent = self
+            .connection
+            .client()
+            .publish_with_reply(subject, reply, Bytes::from(body))
+            .await;
+        // Counted only now: a caller that drops this future before has sent nothing, and would wait
+        // for an answer until the consumer counts as silent.
         self.requests.push_back(Request {
             number: self.requests_made,
             left: batch,
         });
-        if self
-            .connection
-            .client()
-            .publish_with_reply(subject, reply, Bytes::from(body))
-            .await
-            .is_err()
-        {
+        if sent.is_err() {
             tracing::debug!(
                 consumer = self.spec.name,
                 "pull request not sent: connection closed"
