@@ -34,12 +34,12 @@ fn fields(event: &Event) -> Value {
 }
 
 /// Payload of a message of the channel.
-fn payload(message: &str, payload: Value) -> Value {
+fn payload(message: &str, payload: &Value) -> Value {
     json!({ "channel": "state", "message": message, "payload": payload })
 }
 
 /// Payload of a JSON object: an event or a control message.
-fn object(framing: &str, object: Value) -> Value {
+fn object(framing: &str, object: &Value) -> Value {
     let is_control = object.get("control").is_some();
     let suffix = if is_control { "_control" } else { "" };
     payload(&format!("{framing}{suffix}"), object)
@@ -69,7 +69,7 @@ async fn messages_in_every_framing_match_the_schemas() {
         let is_control = event.name.starts_with("sidestream.");
         payload(
             if is_control { "sse_control" } else { "sse" },
-            fields(event),
+            &fields(event),
         )
     };
     payloads.extend(state.iter().map(of_sse));
@@ -78,18 +78,18 @@ async fn messages_in_every_framing_match_the_schemas() {
         state
             .into_iter()
             .chain([synced])
-            .map(|one| object("ndjson", one)),
+            .map(|one| object("ndjson", &one)),
     );
     let (state, synced) = messages.until_control("synced").await;
     payloads.extend(
         state
             .into_iter()
             .chain([synced])
-            .map(|one| object("websocket", one)),
+            .map(|one| object("websocket", &one)),
     );
     let headers = [("Accept", "application/json")];
     let answer = http1::request("GET", &url, &headers).await.unwrap().json();
-    payloads.push(payload("long_poll", answer));
+    payloads.push(payload("long_poll", &answer));
 
     // A gap, an event and the end.
     let request = ndjson::Request {
@@ -111,7 +111,7 @@ async fn messages_in_every_framing_match_the_schemas() {
     payloads.extend(
         rest.into_iter()
             .chain([end])
-            .map(|one| object("ndjson", one)),
+            .map(|one| object("ndjson", &one)),
     );
     let rest = events.until(|event| event.name == "sidestream.end").await;
     payloads.extend(rest.iter().map(of_sse));
@@ -120,18 +120,18 @@ async fn messages_in_every_framing_match_the_schemas() {
     // Payloads that are wrong show that the schemas exclude something.
     let valid = payloads.len();
     payloads.extend([
-        object("ndjson", json!({ "id": "a-1-b", "data": 1 })),
-        object("ndjson", json!({ "subject": "a" })),
+        object("ndjson", &json!({ "id": "a-1-b", "data": 1 })),
+        object("ndjson", &json!({ "subject": "a" })),
         object(
             "websocket",
-            json!({ "control": "gap", "reason": "boredom", "missed": 1, "resume": "live" }),
+            &json!({ "control": "gap", "reason": "boredom", "missed": 1, "resume": "live" }),
         ),
-        object("ndjson", json!({ "control": "position" })),
+        object("ndjson", &json!({ "control": "position" })),
         payload(
             "sse_control",
-            json!({ "event": "sidestream.other", "data": "{}" }),
+            &json!({ "event": "sidestream.other", "data": "{}" }),
         ),
-        payload("long_poll", json!({ "events": [{}], "id": "" })),
+        payload("long_poll", &json!({ "events": [{}], "id": "" })),
     ]);
     let file = sidestream.config_file();
     let text = document(&["--config", file.to_str().unwrap()]);
