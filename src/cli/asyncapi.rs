@@ -39,7 +39,7 @@ pub(super) struct Args {
     /// Form of the document
     #[arg(long, value_enum, default_value_t = Format::Yaml)]
     format: Format,
-    /// Address at which clients reach the sidecar, such as https://events.example.com; may be
+    /// Address at which clients reach the sidecar, such as `https://events.example.com`; may be
     /// repeated [default: the listeners]
     #[arg(long, value_name = "URL", value_parser = server_url)]
     server: Vec<Uri>,

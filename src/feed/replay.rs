@@ -4,7 +4,7 @@
 //! of the current page that match their filters, and the next page is published after all of them
 //! have, or after `PAGE_MAX`. A member that did not keep up waits for another session, from its own
 //! position. There is no buffer per reader: the session has its page, and what the source sends
-//! meanwhile ([`read_ahead`]).
+//! meanwhile (`read_ahead`).
 //!
 //! ```text
 //! Cursor -> ReplayMember::join -> Queued --admit--> Joined --window reached--> Reached
