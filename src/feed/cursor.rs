@@ -32,10 +32,12 @@ use crate::event::{Position, Version};
 use super::batch::Batch;
 use super::dispatch;
 use super::feed::Feed;
+use super::open_error::OpenError;
 use super::origin::Origin;
 use super::read_policy::ReadPolicy;
 use super::replay::member::ReplayMember;
 use super::sink::DirectSink;
+use super::snapshot::SnapshotReader;
 use super::window::Offset;
 use take::Evicted;
 
@@ -170,6 +172,32 @@ impl Cursor {
     /// or if the source is gone.
     fn join_replay(&self, after: u64) -> Option<Box<ReplayMember>> {
         self.origin.upgrade()?.join_replay(&self.feed, after)
+    }
+
+    /// Reads the last event of each subject of this reader, not older than its position. Nothing is
+    /// requested before the first poll.
+    #[must_use]
+    pub fn read_state(&self) -> StateRead {
+        StateRead::new(self.origin.clone(), Arc::clone(&self.feed), self.position())
+    }
+
+    /// Moves to the position of the state, which the reader receives first. If the window has moved
+    /// on meanwhile, it reads the archive until it has reached the window.
+    ///
+    /// # Errors
+    /// [`OpenError::NotReady`] if the source was recreated meanwhile, [`OpenError::TooManyReplays`]
+    /// without a replay slot.
+    pub fn begin_state(&mut self, state: State) -> Result<SnapshotReader, OpenError> {
+        let snapshot = state.into_snapshot();
+        let position = snapshot.position();
+        self.replay = None;
+        if position.tag != self.floor().tag {
+            return Err(OpenError::NotReady);
+        }
+        if !self.seek(position) && !self.begin_replay(position) {
+            return Err(OpenError::TooManyReplays);
+        }
+        Ok(snapshot.read(&self.feed.options))
     }
 
     /// Sets the sink for direct writes.

@@ -8,14 +8,16 @@
 
 use std::fmt;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::task::{Context, Poll};
 
 use futures_util::future::BoxFuture;
 
-use super::Cursor;
+use crate::event::Position;
 use crate::feed::OpenError;
-use crate::feed::snapshot::{Snapshot, SnapshotReader};
+use crate::feed::feed::Feed;
+use crate::feed::origin::Origin;
+use crate::feed::snapshot::Snapshot;
 
 /// State that was read for a cursor.
 #[derive(Debug)]
@@ -24,37 +26,22 @@ pub struct State(Arc<Snapshot>);
 /// State that is being read. Dropping it ends the read, unless other readers share it.
 pub struct StateRead(Mutex<BoxFuture<'static, Result<State, OpenError>>>); // Never locked: `Sync`.
 
-impl Cursor {
-    /// Reads the last event of each subject of this reader, not older than its position. Nothing is
-    /// requested before the first poll.
-    #[must_use]
-    pub fn read_state(&self) -> StateRead {
-        let (origin, feed) = (self.origin.clone(), Arc::clone(&self.feed));
-        let reader = self.position();
-        StateRead(Mutex::new(Box::pin(async move {
+impl State {
+    /// Returns the snapshot.
+    pub(super) fn into_snapshot(self) -> Arc<Snapshot> {
+        self.0
+    }
+}
+
+impl StateRead {
+    /// Reads the snapshot of a feed from its source, not older than the position `reader`.
+    pub(super) fn new(origin: Weak<dyn Origin>, feed: Arc<Feed>, reader: Position) -> Self {
+        Self(Mutex::new(Box::pin(async move {
             let floor = feed.lock().floor();
             let origin = origin.upgrade().ok_or(OpenError::NotReady)?;
             let snapshot = origin.snapshot(&feed.filters, floor, reader).await;
             snapshot.map(State)
         })))
-    }
-
-    /// Moves to the position of the state, which the reader receives first. If the window has moved
-    /// on meanwhile, it reads the archive until it has reached the window.
-    ///
-    /// # Errors
-    /// [`OpenError::NotReady`] if the source was recreated meanwhile, [`OpenError::TooManyReplays`]
-    /// without a replay slot.
-    pub fn begin_state(&mut self, State(snapshot): State) -> Result<SnapshotReader, OpenError> {
-        let position = snapshot.position();
-        self.replay = None;
-        if position.tag != self.floor().tag {
-            return Err(OpenError::NotReady);
-        }
-        if !self.seek(position) && !self.begin_replay(position) {
-            return Err(OpenError::TooManyReplays);
-        }
-        Ok(snapshot.read(&self.feed.options))
     }
 }
 

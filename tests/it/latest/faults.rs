@@ -51,7 +51,7 @@ enum Servers {
     Three(Cluster),
 }
 
-/// What clients and faults share.
+/// State that clients and faults share.
 struct World {
     /// Addresses of the pods.
     pods: Mutex<Vec<String>>,
