@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::event::Event;
 use crate::feed::archive::{Page, Pages, Unavailable};
 
-/// 12 MiB of pages that wait, and the same of pages that are taken: divided among the sessions that
+/// 12 MiB of pages that wait, and the same of pages that members read: divided among the sessions that
 /// run.
 pub(super) const BYTES_MAX: usize = 12 << 20;
 
