@@ -173,7 +173,6 @@ python_packages() {
 client_matrix() {
     local matrix=tests/clients/matrix folder=.tools/clients
     npm_packages "$matrix"
-    npm_packages tests/clients/cloudevents
     mkdir -p "$folder"
     python_packages clients/python "$matrix/requirements.txt"
     python_packages clients/python-sseclient "$matrix/requirements-sseclient.txt"
@@ -315,6 +314,7 @@ test)
     client_library
     npm_packages tests/issuer
     npm_packages tests/asyncapi
+    npm_packages tests/clients/cloudevents
     examples
     applications
     proxies
@@ -349,6 +349,7 @@ all)
     client_library
     npm_packages tests/issuer
     npm_packages tests/asyncapi
+    npm_packages tests/clients/cloudevents
     examples
     applications
     proxies
