@@ -148,9 +148,7 @@ async fn stored(jetstream: &jetstream::Context, keys: u64) -> Folded {
 #[tokio::test]
 async fn state_comes_without_ids_then_the_position_then_changes() {
     let fixture = Fixture::start().await;
-    for key in 0..3 {
-        put(&fixture.jetstream, key, Some(1)).await;
-    }
+    fill(&fixture, 3, 1).await;
     put(&fixture.jetstream, 0, Some(2)).await;
     put(&fixture.jetstream, 1, None).await;
     let mut client = fixture.open("").await;
@@ -248,24 +246,30 @@ limits: { window_bytes: 2MiB }";
     assert_eq!((events.len(), events[1].data.len()), (3, 10_000));
 }
 
+/// Writes the same value to every key.
+async fn fill(fixture: &Fixture, keys: u64, value: u64) {
+    for key in 0..keys {
+        put(&fixture.jetstream, key, Some(value)).await;
+    }
+}
+
+/// Writes and deletes keys at random, then the key after them: every client waits for that write.
+async fn write_at_random(jetstream: jetstream::Context, keys: u64, writes: u64, seed: u64) {
+    let mut rng = fastrand::Rng::with_seed(seed);
+    for value in 1..=writes {
+        let key = rng.u64(..keys);
+        put(&jetstream, key, (rng.u8(..5) > 0).then_some(value)).await;
+    }
+    put(&jetstream, keys, Some(1)).await;
+}
+
 #[tokio::test]
 async fn folded_state_of_every_client_equals_the_stream() {
     const KEYS: u64 = 3000;
     let fixture = Fixture::start().await;
-    for key in 0..KEYS {
-        put(&fixture.jetstream, key, Some(0)).await;
-    }
+    fill(&fixture, KEYS, 0).await;
     let other = Sidestream::start(configuration(&fixture.nats)).await;
-    let jetstream = fixture.jetstream.clone();
-    let writing = tokio::spawn(async move {
-        let mut rng = fastrand::Rng::with_seed(7);
-        for value in 1..=20_000_u64 {
-            let key = rng.u64(..KEYS);
-            put(&jetstream, key, (rng.u8(..5) > 0).then_some(value)).await;
-        }
-        // The last write of all: every client waits for it.
-        put(&jetstream, KEYS, Some(1)).await;
-    });
+    let writing = tokio::spawn(write_at_random(fixture.jetstream.clone(), KEYS, 20_000, 7));
     let end = format!("s.{KEYS}");
     let clients = (0..20).map(|number| {
         let pods = [&fixture.sidestream, &other];

@@ -34,16 +34,20 @@ fn to_version_1(counters: &ConversionCounters) -> Arc<Converter> {
     Converter::new(Some(converter), None).into()
 }
 
+fn counters() -> ConversionCounters {
+    let counter = |name| prometheus::IntCounter::new(name, "test").unwrap();
+    ConversionCounters {
+        converted: counter("converted"),
+        failed: counter("failed"),
+    }
+}
+
 #[test]
 fn payload_is_converted_once_for_all_feeds_of_a_version_and_a_failure_is_a_gap() {
     let budget = Budget::new(1 << 20, 10);
     let (mut writer, buffer) = buffer::writer::channel("S", Limits::default(), &budget, None);
     writer.begin(event(1, "a").position.tag, 0);
-    let counter = |name| prometheus::IntCounter::new(name, "test").unwrap();
-    let counters = ConversionCounters {
-        converted: counter("converted"),
-        failed: counter("failed"),
-    };
+    let counters = counters();
     let open = |subject: &str, framing| {
         let options = Arc::new(FeedOptions {
             framing,
@@ -155,11 +159,7 @@ fn window_keeps_as_many_gaps_of_failed_conversions_as_events() {
     let budget = Budget::new(1 << 20, 10);
     let (mut writer, buffer) = buffer::writer::channel("S", Limits::default(), &budget, None);
     writer.begin(event(1, "a").position.tag, 0);
-    let counter = |name| prometheus::IntCounter::new(name, "test").unwrap();
-    let counters = ConversionCounters {
-        converted: counter("converted"),
-        failed: counter("failed"),
-    };
+    let counters = counters();
     let options = Arc::new(FeedOptions {
         converter: Some(to_version_1(&counters)),
         window: Limits {

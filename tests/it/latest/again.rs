@@ -1,6 +1,6 @@
 //! A connected client that misses events, or falls out of memory, receives the state again.
 
-use super::{Fixture, Folded, configuration, create_stream, fold, put, stored};
+use super::{Fixture, Folded, configuration, create_stream, fill, fold, put, stored};
 use testkit::sidestream::Sidestream;
 use testkit::sse::{Event, SseClient};
 use testkit::wait::{RECOVERY, within};
@@ -39,9 +39,7 @@ async fn client_beyond_memory_receives_the_state_and_no_purged_key() {
         configuration(nats).replace("window: { events: 500 }", slow)
     })
     .await;
-    for key in 0..10 {
-        put(&fixture.jetstream, key, Some(1)).await;
-    }
+    fill(&fixture, 10, 1).await;
     let client = SseClient::get(fixture.sidestream.url("/state")).receive_buffer(4096);
     let mut client = client.connect().await;
     client
@@ -80,9 +78,7 @@ async fn client_beyond_memory_receives_the_state_and_no_purged_key() {
 #[tokio::test]
 async fn client_of_a_stream_that_is_created_again_receives_the_new_state_without_a_gap() {
     let fixture = Fixture::start().await;
-    for key in 0..10 {
-        put(&fixture.jetstream, key, Some(1)).await;
-    }
+    fill(&fixture, 10, 1).await;
     let mut client = fixture.open("").await;
     client
         .until(|event| event.name == "sidestream.synced")

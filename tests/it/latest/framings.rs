@@ -11,7 +11,7 @@ use testkit::sidestream::{Sidestream, config};
 use testkit::wait::{RECOVERY, eventually};
 use testkit::websocket::Request;
 
-use super::{Fixture, Folded, configuration, put, stored};
+use super::{Fixture, Folded, configuration, fill, put, stored, write_at_random};
 
 const JSON: &str = "application/json";
 
@@ -54,9 +54,7 @@ fn controls(objects: &[Value]) -> Vec<&str> {
 #[tokio::test]
 async fn websocket_has_the_state_then_the_position_then_changes() {
     let fixture = Fixture::start().await;
-    for key in 0..2000 {
-        put(&fixture.jetstream, key, Some(1)).await;
-    }
+    fill(&fixture, 2000, 1).await;
     put(&fixture.jetstream, 0, Some(2)).await;
     put(&fixture.jetstream, 1, None).await;
     for (is_h2, number) in [(false, 10), (true, 20)] {
@@ -98,9 +96,7 @@ async fn long_poll_has_the_whole_state_in_one_answer_then_changes() {
     let fixture = Fixture::start().await;
     let pod = &fixture.sidestream;
     // More events and bytes than another answer has.
-    for key in 0..3000 {
-        put(&fixture.jetstream, key, Some(10_u64.pow(15))).await;
-    }
+    fill(&fixture, 3000, 10_u64.pow(15)).await;
     put(&fixture.jetstream, 1, None).await;
     let answer = poll(pod, "/state", "").await.unwrap();
     let events = answer["events"].as_array().unwrap();
@@ -186,20 +182,9 @@ async fn follow(pod: &Sidestream, state: &mut Folded, id: &mut String, key: &str
 async fn folded_state_equals_the_stream_while_clients_change_the_framing() {
     const KEYS: u64 = 2000;
     let fixture = Fixture::start().await;
-    for key in 0..KEYS {
-        put(&fixture.jetstream, key, Some(0)).await;
-    }
+    fill(&fixture, KEYS, 0).await;
     let other = Sidestream::start(configuration(&fixture.nats)).await;
-    let jetstream = fixture.jetstream.clone();
-    let writing = tokio::spawn(async move {
-        let mut rng = fastrand::Rng::with_seed(11);
-        for value in 1..=10_000_u64 {
-            let key = rng.u64(..KEYS);
-            put(&jetstream, key, (rng.u8(..5) > 0).then_some(value)).await;
-        }
-        // The last write of all: every client waits for it.
-        put(&jetstream, KEYS, Some(1)).await;
-    });
+    let writing = tokio::spawn(write_at_random(fixture.jetstream.clone(), KEYS, 10_000, 11));
     let end = format!("s.{KEYS}");
     let clients = (0..12).map(|number| {
         let pods = [&fixture.sidestream, &other];
@@ -267,9 +252,7 @@ async fn client_library_has_the_state_in_every_framing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tab_that_joins_a_shared_connection_has_the_state_then_shares_it() {
     let fixture = Fixture::start().await;
-    for key in 0..50 {
-        put(&fixture.jetstream, key, Some(1)).await;
-    }
+    fill(&fixture, 50, 1).await;
     for (round, framing) in ["sse", "websocket", "long_poll"].iter().enumerate() {
         // Each round has a URL of its own, and so a group of its own.
         let url = fixture.sidestream.url(&format!("/state?group={framing}"));
