@@ -505,7 +505,6 @@ fn report(world: &World, stored: &Folded, faults: (u32, u32), settled: Duration)
 }
 
 #[tokio::test]
-#[ignore = "fails in some runs on a busy machine, the cause is not known: `make test-long`"]
 async fn states_equal_the_stream_while_pods_and_servers_fail() {
     let load = Load {
         seed: 1,
@@ -521,7 +520,6 @@ async fn states_equal_the_stream_while_pods_and_servers_fail() {
 }
 
 #[tokio::test]
-#[ignore = "fails in some runs on a busy machine, the cause is not known: `make test-long`"]
 async fn states_equal_the_stream_while_replicas_lag() {
     let load = Load {
         seed: 2,
