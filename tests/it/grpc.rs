@@ -5,22 +5,14 @@ mod clients;
 mod proxies;
 mod stream;
 
-use async_nats::jetstream::{self, stream as nats_stream};
+use std::ops::{Deref, DerefMut};
 
-use testkit::certs::Authority;
+use crate::orders::Orders;
 use testkit::grpc::{Call, Form, Response};
-use testkit::nats::{Nats, store};
-use testkit::sidestream::{Sidestream, config_with_tls};
+use testkit::sidestream::Sidestream;
 
-/// A nats-server with the JetStream stream ORDERS, and a sidecar that serves it.
-struct Fixture {
-    sidestream: Sidestream,
-    nats: Nats,
-    jetstream: jetstream::Context,
-    authority: Authority,
-    /// Origin in `cors.origins`.
-    origin: String,
-}
+/// The stream ORDERS, and calls to its pods.
+struct Fixture(Orders);
 
 impl Fixture {
     async fn start() -> Self {
@@ -28,29 +20,7 @@ impl Fixture {
     }
 
     async fn with_origin(origin: &str) -> Self {
-        let nats = Nats::start().await;
-        let jetstream = nats.jetstream().await;
-        let config = nats_stream::Config {
-            name: "ORDERS".into(),
-            subjects: vec!["orders.>".into()],
-            storage: nats_stream::StorageType::Memory,
-            ..Default::default()
-        };
-        jetstream.create_stream(config).await.unwrap();
-        let authority = Authority::new();
-        let sidestream = Sidestream::start(config_of(&nats, &authority, origin)).await;
-        Self {
-            sidestream,
-            nats,
-            jetstream,
-            authority,
-            origin: origin.to_owned(),
-        }
-    }
-
-    /// Starts another pod.
-    async fn pod(&self) -> Sidestream {
-        Sidestream::start(config_of(&self.nats, &self.authority, &self.origin)).await
+        Self(Orders::start(configuration(origin)).await)
     }
 
     fn call(&self, form: Form, path: &str, id: &str) -> Call<'static> {
@@ -69,9 +39,19 @@ impl Fixture {
         response.until("position").await;
         response
     }
+}
 
-    async fn publish(&self, subject: &str, payload: impl Into<bytes::Bytes>) {
-        store(&self.jetstream, subject, payload).await;
+impl Deref for Fixture {
+    type Target = Orders;
+
+    fn deref(&self) -> &Orders {
+        &self.0
+    }
+}
+
+impl DerefMut for Fixture {
+    fn deref_mut(&mut self) -> &mut Orders {
+        &mut self.0
     }
 }
 
@@ -79,8 +59,8 @@ fn call_to(pod: &Sidestream, form: Form, path: &str, id: &str) -> Call<'static> 
     Call::new(form, pod.url(""), path, id)
 }
 
-fn config_of(nats: &Nats, authority: &Authority, origin: &str) -> String {
-    let routes = format!(
+fn configuration(origin: &str) -> String {
+    format!(
         r#"
 routes:
   - path: /orders
@@ -119,6 +99,5 @@ routes:
 limits: {{ per_client: {{ connections: 40 }} }}
 drain: {{ accept_for: 100ms, spread: 100ms, timeout: 5s, retry: {{ min: 600ms, max: 900ms }} }}
 "#
-    );
-    config_with_tls(nats, authority, &routes)
+    )
 }

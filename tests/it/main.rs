@@ -34,6 +34,7 @@ mod nats_core;
 mod nats_faults;
 mod nats_tailer;
 mod ndjson;
+mod orders;
 mod presence;
 mod rejections;
 mod reload;

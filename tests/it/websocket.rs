@@ -7,14 +7,13 @@ mod handshake;
 mod stream;
 mod subjects;
 
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
-use async_nats::jetstream::{self, stream as nats_stream};
 use rustls::ClientConfig;
 
-use testkit::certs::Authority;
-use testkit::nats::{Nats, store};
-use testkit::sidestream::{Sidestream, config_with_tls};
+use crate::orders::Orders;
+use testkit::sidestream::Sidestream;
 use testkit::websocket::{Request, WebSocket};
 
 /// Transport of a WebSocket.
@@ -26,15 +25,8 @@ enum Via {
     TlsH2,
 }
 
-/// A nats-server with the JetStream stream ORDERS, and a sidecar that serves it.
-struct Fixture {
-    sidestream: Sidestream,
-    nats: Nats,
-    jetstream: jetstream::Context,
-    authority: Authority,
-    /// Origin in `cors.origins`.
-    origin: String,
-}
+/// The stream ORDERS, and WebSockets to its pods.
+struct Fixture(Orders);
 
 impl Via {
     const ALL: [Self; 4] = [Self::Http11, Self::H2, Self::Tls11, Self::TlsH2];
@@ -54,29 +46,7 @@ impl Fixture {
     }
 
     async fn with_origin(origin: &str) -> Self {
-        let nats = Nats::start().await;
-        let jetstream = nats.jetstream().await;
-        let config = nats_stream::Config {
-            name: "ORDERS".into(),
-            subjects: vec!["orders.>".into()],
-            storage: nats_stream::StorageType::Memory,
-            ..Default::default()
-        };
-        jetstream.create_stream(config).await.unwrap();
-        let authority = Authority::new();
-        let sidestream = pod(&nats, &authority, origin).await;
-        Self {
-            sidestream,
-            nats,
-            jetstream,
-            authority,
-            origin: origin.to_owned(),
-        }
-    }
-
-    /// Starts another pod.
-    async fn pod(&self) -> Sidestream {
-        pod(&self.nats, &self.authority, &self.origin).await
+        Self(Orders::start(configuration(origin)).await)
     }
 
     fn request(&self, via: Via, path: &str) -> Request<'static> {
@@ -107,14 +77,24 @@ impl Fixture {
         let protocol = if via.is_h2() { "h2" } else { "http/1.1" };
         self.authority.trusting(&[protocol])
     }
+}
 
-    async fn publish(&self, subject: &str, payload: impl Into<bytes::Bytes>) {
-        store(&self.jetstream, subject, payload).await;
+impl Deref for Fixture {
+    type Target = Orders;
+
+    fn deref(&self) -> &Orders {
+        &self.0
     }
 }
 
-async fn pod(nats: &Nats, authority: &Authority, origin: &str) -> Sidestream {
-    let routes = format!(
+impl DerefMut for Fixture {
+    fn deref_mut(&mut self) -> &mut Orders {
+        &mut self.0
+    }
+}
+
+fn configuration(origin: &str) -> String {
+    format!(
         r#"
 routes:
   - path: /orders
@@ -139,6 +119,5 @@ routes:
 limits: {{ per_client: {{ connections: 40 }} }}
 drain: {{ accept_for: 100ms, spread: 100ms, timeout: 5s, retry: {{ min: 600ms, max: 900ms }} }}
 "#
-    );
-    Sidestream::start(config_with_tls(nats, authority, &routes)).await
+    )
 }

@@ -13,7 +13,6 @@ use testkit::browser::Page;
 use testkit::process::Process;
 use testkit::proxy::Proxy;
 use testkit::repository::{file, root, tool};
-use testkit::sidestream::Sidestream;
 use testkit::wait::{DEADLINE, eventually};
 
 /// Library under test.
@@ -138,23 +137,6 @@ fn numbers(reports: &[Value]) -> Vec<u64> {
 
 /// Publishes numbers until there are 30, and ends the pod after ten. Returns another pod, which
 /// continues.
-async fn publish_across_a_drain(fixture: &mut Fixture, proxy: &Proxy) -> Sidestream {
-    for number in 0..10 {
-        fixture.publish("orders.1", number.to_string()).await;
-    }
-    let next = fixture.pod().await;
-    fixture.sidestream.terminate();
-    for number in 10..20 {
-        fixture.publish("orders.1", number.to_string()).await;
-    }
-    assert_eq!(fixture.sidestream.wait_exit(DEADLINE).await, 0);
-    proxy.forward_to(next.address());
-    for number in 20..30 {
-        fixture.publish("orders.1", number.to_string()).await;
-    }
-    next
-}
-
 #[tokio::test]
 async fn library_receives_events_and_continues_on_another_pod_after_a_drain() {
     for library in Library::ALL {
@@ -163,7 +145,7 @@ async fn library_receives_events_and_continues_on_another_pod_after_a_drain() {
         let options = json!({ "reconnect": true });
         let client = library.start(proxy.address(), "/orders", &options);
         client.message("position").await;
-        let _next = publish_across_a_drain(&mut fixture, &proxy).await;
+        fixture.publish_across_a_drain(&proxy).await;
         let reports = client
             .until("all events", |reports| numbers(reports).len() >= 30)
             .await;
@@ -291,7 +273,7 @@ async fn page_of_another_origin_receives_events_and_continues_on_another_pod_aft
     browser
         .until("the position", |reports| has(reports, "position"))
         .await;
-    let _next = publish_across_a_drain(&mut fixture, &proxy).await;
+    fixture.publish_across_a_drain(&proxy).await;
     let reports = browser
         .until("all events", |reports| numbers(reports).len() >= 30)
         .await;
@@ -340,7 +322,7 @@ async fn example_of_the_documentation_receives_events_and_resumes_on_the_next_po
         .sidestream
         .until_metric("sidestream_streams", &labels, |count| count == 1.0)
         .await;
-    let _next = publish_across_a_drain(&mut fixture, &proxy).await;
+    fixture.publish_across_a_drain(&proxy).await;
     let expected: Vec<String> = (0..30).map(|n| format!("orders.1 b'{n}'")).collect();
     eventually(DEADLINE, "the example prints every event", || async {
         example.scan(0, |lines| {

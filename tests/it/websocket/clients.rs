@@ -8,7 +8,6 @@ use super::Fixture;
 use testkit::browser::Page;
 use testkit::node::NodeClient;
 use testkit::proxy::Proxy;
-use testkit::wait::DEADLINE;
 
 /// Script of a page: it reconnects, and resumes from the last id.
 const SCRIPT: &str = r#"
@@ -49,23 +48,6 @@ fn count(reports: &[Value], kind: &str) -> usize {
 }
 
 /// Publishes numbers until there are 30, and ends the first pod after ten. Another pod continues.
-async fn publish_across_a_drain(fixture: &mut Fixture, proxy: &Proxy) {
-    for number in 0..10 {
-        fixture.publish("orders.1", number.to_string()).await;
-    }
-    let next = fixture.pod().await;
-    fixture.sidestream.terminate();
-    for number in 10..20 {
-        fixture.publish("orders.1", number.to_string()).await;
-    }
-    assert_eq!(fixture.sidestream.wait_exit(DEADLINE).await, 0);
-    proxy.forward_to(next.address());
-    fixture.sidestream = next;
-    for number in 20..30 {
-        fixture.publish("orders.1", number.to_string()).await;
-    }
-}
-
 #[tokio::test]
 async fn npm_package_ws_receives_events_pings_and_pongs_and_continues_after_a_drain() {
     let mut fixture = Fixture::start().await;
@@ -76,7 +58,7 @@ async fn npm_package_ws_receives_events_pings_and_pongs_and_continues_after_a_dr
             count(reports, "ping") > 0 && count(reports, "pong") > 0
         })
         .await;
-    publish_across_a_drain(&mut fixture, &proxy).await;
+    fixture.publish_across_a_drain(&proxy).await;
     let reports = client
         .until("all events", |reports| numbers(reports).len() >= 30)
         .await;
@@ -106,7 +88,7 @@ async fn chromium_receives_events_and_continues_on_another_pod_after_a_drain() {
             reports.iter().any(|report| report["control"] == "position")
         })
         .await;
-    publish_across_a_drain(&mut fixture, &proxy).await;
+    fixture.publish_across_a_drain(&proxy).await;
     let reports = browser
         .until("all events", |reports| numbers(reports).len() >= 30)
         .await;
