@@ -10,6 +10,8 @@
 //   events:N  waits until every tab, but a frozen one, has received N more events
 //   end       waits until every tab has received the event END, and prints what each has received:
 //             `{"tab","kind":"log","events":[...]}`, from sessionStorage, because a report can be lost in a reload
+//   finish    reloads every tab once a second until a page finds that its event stream is over: its source ends without an
+//             event. Prints what each has received, as `end` does, with `loads`: the number of pages until then
 import { spawn } from "node:child_process";
 import { readFileSync } from "node:fs";
 import http from "node:http";
@@ -86,6 +88,10 @@ function received({ id, result, error, method, params, sessionId }) {
     if (line.name === "message") tab.events += 1;
     if (line.data === "END") tab.hasEnded = true;
     if (line.kind === "pageshow") tab.shown += 1;
+    if (line.kind === "pageshow") Object.assign(tab, { isOpen: false, isOver: false, hasEnd: false });
+    if (line.kind === "open") tab.isOpen = true;
+    if (line.name === "sidestream.end") tab.hasEnd = true;
+    if (line.kind === "error" && line.state === 2) tab.isOver = true;
     say({ tab: tab.number, ...line });
   } else if (method === "Runtime.exceptionThrown") {
     say({ tab: sessions.get(sessionId).number, kind: "exception", text: JSON.stringify(params.exceptionDetails) });
@@ -97,6 +103,12 @@ async function showing(tab, act) {
   const before = tab.shown;
   await act();
   while (tab.shown === before) await pause(20);
+}
+
+/** Prints what a tab has received in all its pages. */
+async function log({ number, sessionId }, more = {}) {
+  const { result } = await send("Runtime.evaluate", { expression: "sessionStorage.log" }, sessionId);
+  say({ tab: number, kind: "log", events: result.value.trim().split(" "), ...more });
 }
 
 const actions = {
@@ -141,10 +153,22 @@ const actions = {
   async end() {
     const alive = tabs.filter(({ isAlive }) => isAlive);
     while (alive.some(({ hasEnded }) => !hasEnded)) await pause(20);
-    for (const { number, sessionId } of alive) {
-      const { result } = await send("Runtime.evaluate", { expression: "sessionStorage.log" }, sessionId);
-      say({ tab: number, kind: "log", events: result.value.trim().split(" ") });
-    }
+    for (const tab of alive) await log(tab);
+  },
+  async finish() {
+    const finish = async (tab) => {
+      let loads = 1;
+      for (; ; loads += 1) {
+        // The tabs reload at different times. A page whose request is not answered is not reloaded.
+        const period = pause(900 + 50 * tab.number);
+        while (!tab.isOpen && !tab.isOver) await pause(20);
+        await period;
+        if (tab.isOver && !tab.hasEnd) break;
+        await actions.reload(tab);
+      }
+      await log(tab, { loads });
+    };
+    await Promise.all(tabs.map(finish));
   },
 };
 for (const [index, step] of steps.entries()) {

@@ -1,6 +1,7 @@
 //! The client library for browsers and Node, `clients/js`.
 
 mod fallback;
+mod finite;
 mod two_pods;
 
 use std::path::Path;

@@ -157,7 +157,7 @@ pub(super) struct TwoPods {
     pub(super) nats: Nats,
     pub(super) ports: [Ports; 2],
     pub(super) pods: [Pod; 2],
-    front: Front,
+    pub(super) front: Front,
 }
 
 impl TwoPods {
@@ -217,6 +217,13 @@ routes:
     heartbeat: 1s
     framings: [sse, ndjson, websocket, long_poll]
     sources: [{{ stream: ORDERS, subjects: [\"orders.>\"] }}]
+    cors: {{ origins: [\"*\"] }}
+  - path: /run
+    retry: 300ms
+    heartbeat: 1s
+    begin: first
+    finite: true
+    sources: [{{ stream: ORDERS, subjects: [\"orders.run\"] }}]
     cors: {{ origins: [\"*\"] }}
 "
     )
