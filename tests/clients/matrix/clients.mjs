@@ -22,7 +22,7 @@ for (const uncaught of ["uncaughtException", "unhandledRejection"]) process.on(u
 setInterval(() => {}, 1000);
 
 // What an application listens to. `sidestream.position` is among them only where a library needs that.
-const NAMES = ["message", "sidestream.gap", "sidestream.close"];
+const NAMES = ["message", "sidestream.gap", "sidestream.close", "sidestream.end"];
 
 /** Everything with the interface of an EventSource. */
 function listen(source, names = NAMES) {
@@ -62,7 +62,7 @@ const libraries = {
   "fetch-event-source-two-lines": () =>
     fetchEventSource({
       onmessage(given) {
-        if (given.event.startsWith("sidestream.") && given.event !== "sidestream.gap") return;
+        if (given.event.startsWith("sidestream.") && !NAMES.includes(given.event)) return;
         event(given.event, given.data, given.id);
       },
       onclose() {

@@ -17,6 +17,8 @@ import nats
 from libraries import Library
 
 START_SECONDS = 20
+# Sources of a route.
+STREAM, CORE = '{ stream: T, subjects: ["t.all"] }', '{ subjects: ["t.all"] }'
 
 
 async def ignore(_: Exception):
@@ -42,6 +44,11 @@ async def eventually(is_so, seconds: float) -> bool:
 def accepts(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def path(library: Library) -> str:
+    """The route of a library: its own, for its metrics."""
+    return f"/events/{library.key}"
 
 
 class Program:
@@ -134,7 +141,7 @@ class Page:
     TEXT = """<!doctype html><script>
 const lines = [];
 const source = new EventSource(%s);
-for (const name of ["message", "sidestream.gap", "sidestream.close"])
+for (const name of ["message", "sidestream.gap", "sidestream.close", "sidestream.end"])
   source.addEventListener(name, ({ data, lastEventId }) => lines.push({ kind: "event", name, data, id: lastEventId }));
 source.onerror = () => lines.push({ kind: source.readyState === 2 ? "over" : "error", message: "error" });
 setInterval(() => lines.length > 0 && fetch("/", { method: "POST", body: JSON.stringify(lines.splice(0)) }), 100);
@@ -202,9 +209,9 @@ class Gate:
 
 
 class Stage:
-    """A nats-server with the stream T, and a sidecar with one route to all of it, reached through a gate."""
+    """A nats-server with the stream T, and a sidecar with a route for each library to all of it, reached through a gate."""
 
-    def __init__(self, nats_server: str, sidestream: str, route: str):
+    def __init__(self, nats_server: str, sidestream: str, libraries: list[Library], route: str, source: str = STREAM):
         self.kept = tempfile.TemporaryDirectory(prefix="client-matrix-", ignore_cleanup_errors=True)
         self.folder = pathlib.Path(self.kept.name)
         self.nats_port, self.port, self.pod, self.admin = (free_port() for _ in range(4))
@@ -219,10 +226,13 @@ admin: {{ address: "127.0.0.1:{self.admin}", control: {self.folder}/control.sock
 nats: {{ servers: ["nats://127.0.0.1:{self.nats_port}"] }}
 drain: {{ accept_for: 0s, spread: 200ms, timeout: 3s, retry: {{ min: 100ms, max: 500ms }} }}
 routes:
-  - {{ path: "/events/{{name}}", sources: [{{ stream: T, subjects: ["t.{{name}}"] }}], cors: {{ origins: ["*"] }}, {route} }}
 """
+            + "".join(
+                f'  - {{ path: {path(library)}, sources: [{source}], cors: {{ origins: ["*"] }}, {route} }}\n'
+                for library in libraries
+            )
         )
-        self.sidestream_path = sidestream
+        self.sidestream_path, self.libraries = sidestream, libraries
         self.nats_server = Program([nats_server, "-c", str(self.folder / "nats.conf")], self.folder / "nats.log")
         run = [sidestream, "run", "--config", str(self.folder / "sidecar.yaml")]
         self.sidestream = Program(run, self.folder / "sidestream.log")
@@ -266,30 +276,30 @@ routes:
         except OSError:
             return False
 
-    def metric(self, name: str) -> float:
-        """The sum over a metric's series; 0 while the sidecar is away."""
+    def metric(self, name: str, label: str = "") -> float:
+        """The sum over a metric's series that have this label; 0 while the sidecar is away."""
         try:
             text = urllib.request.urlopen(f"http://127.0.0.1:{self.admin}/metrics", timeout=5).read().decode()
         except OSError:
             return 0
-        series = [line.rsplit(" ", 1) for line in text.splitlines() if line.startswith((name + " ", name + "{"))]
+        series = [line.rsplit(" ", 1) for line in text.splitlines() if line.startswith((name + " ", name + "{")) and label in line]
         return sum(float(value) for _, value in series)
 
-    async def publish(self, data: str, subject: str = "t.all") -> bool:
+    async def publish(self, data: str, subject: str = "t.all", headers: dict[str, str] | None = None) -> bool:
         try:
-            await self.jetstream.publish(subject, data.encode(), timeout=2)
+            await self.jetstream.publish(subject, data.encode(), timeout=2, headers=headers)
             return True
         except (nats.errors.Error, OSError):
             return False
 
-    async def connect(self, libraries: list[Library]):
+    async def connect(self):
         """Starts a client of each library; returns when the sidecar has their event streams."""
-        for library in libraries:
-            url = f"http://127.0.0.1:{self.port}/events/all"
+        for library in self.libraries:
+            url = f"http://127.0.0.1:{self.port}{path(library)}"
             client = Client(library, url, self.sidestream_path, self.folder)
             self.clients.append(client)
             await client.program.start()
-        opened = lambda: self.metric("sidestream_streams_opened_total") >= len(libraries)  # noqa: E731
+        opened = lambda: self.metric("sidestream_streams_opened_total") >= len(self.libraries)  # noqa: E731
         await eventually(opened, 40)
 
     async def finish(self, seconds: float):
