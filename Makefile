@@ -40,6 +40,8 @@ test: ## Run the whole suite, then the tests that use NATS with the oldest suppo
 	@$(CARGO) test --quiet --locked -p async-nats --lib -- connection
 	@echo "--- the load tool, a short run: no event missing or duplicated"
 	@$(CARGO) test --quiet --locked --workspace --bench load -- --scenario smoke --spawn
+	@for framing in websocket grpc; do \
+		$(CARGO) test --quiet --locked --workspace --bench load -- --scenario smoke --framing $$framing --spawn; done
 	@$(CARGO) test --quiet --locked --workspace --bench load -- --scenario replay --from archive --clients 50 --missed 200 --spawn
 	@echo "--- the guard for speed, a short run: one binary compared with itself"
 	@target="$${CARGO_TARGET_DIR:-target}"; $(CARGO) test --quiet --locked --workspace --bench load -- guard --brief --rounds 1 \
@@ -71,6 +73,7 @@ bench: ## Run all benchmarks and update docs/benchmarks.md: an hour on a quiet m
 	@scripts/tools.sh bench || echo "--- without the other servers"
 	@$(CARGO) bench --quiet --locked --bench micro
 	@$(CARGO) bench --quiet --locked --bench load -- suite --write docs/benchmarks.md
+	@$(CARGO) bench --quiet --locked --bench load -- framings --write docs/benchmarks.md
 
 .PHONY: bench-micro
 bench-micro: ## Measure the steps of the hot path one by one

@@ -14,8 +14,10 @@ mod wire;
 
 use serde_json::json;
 use verdict::{Spread, Verdict};
+use wire::body::{BodyReader, Framing};
 use wire::events::{EventReader, Seen};
 use wire::http1::{Fault, Response};
+use wire::received::Received;
 use wire::sequence::{Order, Sequence};
 use wire::stamp::{Stamp, now};
 
@@ -130,7 +132,7 @@ fn expected() -> Vec<Seen> {
 #[test]
 fn events_are_parsed_from_pieces_cut_anywhere() {
     for cut in 0..STREAM.len() {
-        let (mut reader, mut seen) = (EventReader::new(), Vec::new());
+        let (mut reader, mut seen) = (EventReader::new(Received::default()), Vec::new());
         for piece in [&STREAM[..cut], &STREAM[cut..]] {
             reader.push(piece.as_bytes(), &mut |one| seen.push(one));
         }
@@ -141,12 +143,12 @@ fn events_are_parsed_from_pieces_cut_anywhere() {
 #[test]
 fn last_id_is_stored_from_pieces_cut_anywhere() {
     for cut in 0..STREAM.len() {
-        let mut reader = EventReader::remembering();
+        let mut reader = EventReader::new(Received::remembering());
         reader.push(&STREAM.as_bytes()[..cut], &mut |_| {});
         reader.push(&STREAM.as_bytes()[cut..], &mut |_| {});
-        assert_eq!(reader.last_id(), Some(&b"a"[..]), "cut at {cut}");
+        assert_eq!(reader.received().last_id(), Some(&b"a"[..]), "cut at {cut}");
     }
-    let mut reader = EventReader::after(1);
+    let mut reader = EventReader::new(Received::after(1));
     let mut orders = Vec::new();
     reader.push(
         b"data: {\"t\":1,\"s\":1,\n\ndata: {\"t\":1,\"s\":3,\n\n",
@@ -159,11 +161,108 @@ fn last_id_is_stored_from_pieces_cut_anywhere() {
         },
     );
     assert_eq!(orders, [Order::Duplicate, Order::Hole(1)]);
-    assert_eq!(reader.last_id(), None);
+    assert_eq!(reader.received().last_id(), None);
+}
+
+/// Returns bodies with the same messages in every framing but Server-Sent Events: an event with an id
+/// and one with a long payload, a heartbeat, a gap, an event after a hole.
+fn bodies() -> [(Framing, Vec<u8>); 3] {
+    let padding = "x".repeat(70_000);
+    let data = [
+        r#"{"t":10,"s":1,"p":"xx"}"#.to_owned(),
+        format!(r#"{{"t":20,"s":2,"p":"{padding}"}}"#),
+        r#"{"t":30,"s":4,"p":""}"#.to_owned(),
+    ];
+    let objects = |number: usize| {
+        let (id, data) = (number + 1, &data[number]);
+        format!(r#"{{"id":"aaaaaa-{id}","subject":"load.all","data":{data}}}"#)
+    };
+    let gap = r#"{"control":"gap","reason":"slow"}"#.to_owned();
+    let [first, second, third] = [objects(0), objects(1), objects(2)];
+    let lines = format!("{first}\n{second}\n\n{gap}\n{third}\n").into_bytes();
+
+    let frame = |first: u8, text: &str| {
+        let mut frame = vec![first];
+        match text.len() {
+            length @ ..126 => frame.push(length as u8),
+            length @ ..65_536 => frame.extend([126, (length >> 8) as u8, length as u8]),
+            length => {
+                frame.push(127);
+                frame.extend((length as u64).to_be_bytes());
+            }
+        }
+        frame.extend_from_slice(text.as_bytes());
+        frame
+    };
+    let frames = [
+        frame(0x81, &first),
+        frame(0x81, &second),
+        frame(0x89, ""),
+        frame(0x81, &gap),
+        frame(0x81, &third),
+        frame(0x88, "\x03"),
+    ];
+
+    let message = |fields: &[u8]| {
+        let mut message = vec![0];
+        message.extend((fields.len() as u32).to_be_bytes());
+        message.extend_from_slice(fields);
+        message
+    };
+    let event = |number: usize| {
+        let mut fields = b"\x0a\x08aaaaaa-".to_vec();
+        fields.push(b'1' + number as u8);
+        // The length of the event, in three bytes, its subject, and the length of its data.
+        fields.extend(b"\x12\xff\xff\x03\x12\x08load.all\x1a\xff\xff\x03");
+        fields.extend(data[number].as_bytes());
+        message(&fields)
+    };
+    let messages = [
+        event(0),
+        event(1),
+        message(b""),
+        message(b"\x0a\x08aaaaaa-2\x32\x06\x0a\x04slow"),
+        event(2),
+    ];
+    [
+        (Framing::Ndjson, lines),
+        (Framing::WebSocket, frames.concat()),
+        (Framing::Grpc, messages.concat()),
+    ]
+}
+
+#[test]
+fn messages_of_every_framing_are_parsed_from_pieces_cut_anywhere() {
+    let event = |sent, sequence, order| Seen::Event {
+        stamp: Stamp { sent, sequence },
+        order,
+        id: true,
+    };
+    let expected = [
+        event(10, 1, Order::Next),
+        event(20, 2, Order::Next),
+        Seen::Heartbeat,
+        Seen::Gap,
+        event(30, 4, Order::Hole(1)),
+    ];
+    for (framing, body) in bodies() {
+        // The padding looks the same everywhere.
+        for cut in (0..300).chain(body.len() - 400..body.len()) {
+            let mut reader = BodyReader::new(framing, Received::remembering());
+            let mut seen = Vec::new();
+            for piece in [&body[..cut], &body[cut..]] {
+                reader.push(piece, &mut |one| seen.push(one));
+            }
+            assert_eq!(seen, expected, "{framing:?}, cut at {cut}");
+            assert_eq!(reader.last_id(), Some(&b"aaaaaa-3"[..]), "{framing:?}");
+            let pings = usize::from(framing == Framing::WebSocket);
+            assert_eq!(reader.take_pings(), pings, "{framing:?}");
+        }
+    }
 }
 
 fn body(pieces: &[&[u8]]) -> Result<(String, bool), Fault> {
-    let (mut response, mut body) = (Response::new(), Vec::new());
+    let (mut response, mut body) = (Response::new(200), Vec::new());
     for piece in pieces {
         response.push(piece, &mut |bytes| body.extend_from_slice(bytes))?;
     }
@@ -201,6 +300,10 @@ fn rejection_and_malformed_response_are_faults() {
         body(&[b"HTTP/1.1 503 Service Unavailable\r\n\r\n"]),
         Err(Fault::Status(503))
     );
+    // A WebSocket begins with 101, a response with 200.
+    let switching = b"HTTP/1.1 101 Switching Protocols\r\n\r\n";
+    assert_eq!(body(&[switching]), Err(Fault::Status(101)));
+    assert_eq!(Response::new(101).push(switching, &mut |_| {}), Ok(()));
     assert_eq!(
         body(&[b"SSH-2.0-OpenSSH_9.2\r\n\r\n"]),
         Err(Fault::Malformed)

@@ -2,6 +2,7 @@
 
 use clap::{Parser, Subcommand};
 
+use crate::framings::Framings;
 use crate::guard::Guard;
 use crate::options::Options;
 use crate::proxy::Proxy;
@@ -38,6 +39,8 @@ pub(crate) enum Command {
     Suite(Suite),
     /// Compares the speed of two builds; exits 1 if the tree is slower
     Guard(Guard),
+    /// Compares WebSocket and the other framings with Server-Sent Events: ten minutes
+    Framings(Framings),
     /// Compares passed requests with `proxy_pass` of nginx: processor time and latency
     Proxy(Proxy),
 }

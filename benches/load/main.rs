@@ -5,7 +5,8 @@
 //! latencies, processor time, memory, and every event that is missing, duplicated or out of order
 //! ([`measure`], [`report`]). A scenario is data ([`plan`]). [`bare`] is the server with the least
 //! possible cost; [`suite`] measures everything in `docs/benchmarks.md`; [`guard`] compares two
-//! builds of the sidecar; [`proxy`] compares passed requests with nginx.
+//! builds of the sidecar; [`framings`] compares WebSocket and the other framings with Server-Sent
+//! Events; [`proxy`] compares passed requests with nginx.
 //!
 //! Clients run on one thread and count into one meter. The publisher has a thread of its own. On a
 //! machine with two cores, the server gets one, and everything else the other.
@@ -15,6 +16,7 @@
 mod arguments;
 mod bare;
 mod client;
+mod framings;
 mod guard;
 mod measure;
 mod options;
@@ -64,6 +66,10 @@ fn main() -> ExitCode {
             .cores
             .choose()
             .and_then(|()| on_core(guard.cores.load_cpu, guard.run())),
+        Some(Command::Framings(framings)) => framings
+            .cores
+            .choose()
+            .and_then(|()| on_core(framings.cores.load_cpu, framings.run())),
         Some(Command::Proxy(proxy)) => proxy
             .cores
             .choose()
@@ -168,6 +174,7 @@ async fn measure_one(
         core: options.server_cpu,
         tls: options.tls,
         log: options.log.clone(),
+        framing: plan.framing,
         replay: plan.replay,
         tokens: tokens.transpose()?,
         application: None,

@@ -285,6 +285,7 @@ fn crowd(plan: &Plan, endpoint: &Endpoint, visit: Visit, meter: &Arc<Meter>) -> 
     let (endpoint, meter) = (endpoint.clone(), Arc::clone(meter));
     Crowd {
         endpoint,
+        framing: plan.framing,
         groups: plan.subjects,
         connecting: plan.connecting,
         visit,

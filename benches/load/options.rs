@@ -10,6 +10,7 @@ use crate::stage::recipe::From;
 use crate::stage::server::Target;
 use crate::stage::sidecar::Source;
 use crate::stage::tokens::Algorithm;
+use crate::wire::body::Framing;
 
 /// A kind of measurement, with its own defaults for the rest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Serialize)]
@@ -105,6 +106,9 @@ pub(crate) struct Options {
     /// HTTP version [default: h1; scenario h2: h2; smoke: both]
     #[arg(long, value_enum)]
     pub(crate) protocol: Option<Protocol>,
+    /// Framing of the event streams; bare, nchan and node have Server-Sent Events only
+    #[arg(long, value_enum, default_value = "sse")]
+    pub(crate) framing: Framing,
     /// Use TLS (HTTP/1.1, with --spawn)
     #[arg(long, conflicts_with = "url")]
     pub(crate) tls: bool,

@@ -7,6 +7,7 @@ use crate::client::fleet::Shape;
 use crate::options::{Options, Protocol, Scenario};
 use crate::stage::recipe::Replay;
 use crate::stage::server::Target;
+use crate::wire::body::Framing;
 
 /// Rate of publishing.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
@@ -23,6 +24,8 @@ pub(crate) enum Pace {
 pub(crate) struct Plan {
     /// Scenario that the plan is made from.
     pub(crate) scenario: Scenario,
+    /// Framing of the event streams.
+    pub(crate) framing: Framing,
     /// Clients by HTTP version.
     pub(crate) clients: Vec<Shape>,
     /// Number of distinct subjects.
@@ -108,6 +111,7 @@ impl Plan {
             replay.map_or((events, warm_up), |replay| (replay.events, subjects as u64));
         Ok(Self {
             scenario,
+            framing: options.framing,
             clients,
             subjects,
             pace,
@@ -124,11 +128,13 @@ impl Plan {
         })
     }
 
-    /// Returns the plan for `target`: servers without HTTP/2 get as many clients over HTTP/1.1.
+    /// Returns the plan for `target`: other servers get as many clients over HTTP/1.1, with Server-Sent
+    /// Events.
     pub(crate) fn for_target(&self, target: Target) -> Self {
         let mut plan = self.clone();
         if target == Target::Bare || target.is_peer() {
             plan.clients = plan.clients.into_iter().map(Shape::as_http1).collect();
+            plan.framing = Framing::Sse;
         }
         plan
     }

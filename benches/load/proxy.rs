@@ -26,6 +26,7 @@ use crate::stage::nats::{self, Nats};
 use crate::stage::process::Cpu;
 use crate::stage::recipe::Recipe;
 use crate::stage::server::Server;
+use crate::wire::body::Framing;
 use traffic::{Clients, Kind, Rate, Tally};
 
 /// Options of the comparison.
@@ -120,6 +121,7 @@ impl Proxy {
             core: self.cores.server_cpu,
             tls: false,
             log: "warn".to_owned(),
+            framing: Framing::Sse,
             replay: None,
             tokens: None,
             application: Some(application),

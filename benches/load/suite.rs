@@ -4,7 +4,7 @@
 //! results with the goals, [`page`] formats both and replaces the figures in the document.
 
 mod goals;
-mod page;
+pub(crate) mod page;
 
 use std::path::PathBuf;
 
@@ -104,7 +104,7 @@ impl Suite {
         let page = page::write(&results, &micro, self.runs, &load_before);
         println!("{page}");
         if let Some(path) = &self.write {
-            page::replace(path, &page)?;
+            page::replace(path, "figures", &page)?;
         }
         if let Some(path) = &self.results {
             std::fs::write(

@@ -5,11 +5,14 @@ use std::sync::Arc;
 use super::endpoint::Endpoint;
 use super::meter::Meter;
 use super::visit::Visit;
+use crate::wire::body::{BodyReader, Framing};
 
 /// Settings that all clients of a fleet share.
 pub(crate) struct Crowd {
     /// Address of the server.
     pub(crate) endpoint: Endpoint,
+    /// Framing of their event streams.
+    pub(crate) framing: Framing,
     /// Client `k` reads the subject numbered `k % groups`.
     pub(crate) groups: usize,
     /// Maximum number of clients between connect and first byte.
@@ -18,4 +21,11 @@ pub(crate) struct Crowd {
     pub(crate) visit: Visit,
     /// Counts what they receive.
     pub(crate) meter: Arc<Meter>,
+}
+
+impl Crowd {
+    /// Returns the reader for the body of a client.
+    pub(super) fn reader(&self) -> BodyReader {
+        BodyReader::new(self.framing, self.visit.received())
+    }
 }

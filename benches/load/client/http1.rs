@@ -8,8 +8,9 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::crowd::Crowd;
+use super::request::{self, PONG, SUBSCRIBE};
 use crate::Fallible;
-use crate::wire::events::EventReader;
+use crate::wire::body::{BodyReader, Framing};
 use crate::wire::http1::Response;
 use crate::wire::stamp;
 
@@ -17,10 +18,14 @@ use crate::wire::stamp;
 ///
 /// Releases the permit `connecting` at the first byte of the body.
 pub(super) async fn follow(crowd: &Crowd, number: usize, connecting: OwnedSemaphorePermit) {
+    let status = match crowd.framing {
+        Framing::WebSocket => 101,
+        _ => 200,
+    };
     let mut client = Client {
         number,
-        response: Response::new(),
-        events: crowd.visit.reader(),
+        response: Response::new(status),
+        body: crowd.reader(),
         started: stamp::now(),
         opened: false,
     };
@@ -34,7 +39,7 @@ pub(super) async fn follow(crowd: &Crowd, number: usize, connecting: OwnedSemaph
 struct Client {
     number: usize,
     response: Response,
-    events: EventReader,
+    body: BodyReader,
     /// Start of the connect.
     started: u64,
     /// True after the first byte of the body.
@@ -59,7 +64,7 @@ impl Client {
         crowd: &Crowd,
         connecting: OwnedSemaphorePermit,
     ) -> Fallible<()> {
-        socket.write_all(self.request(crowd).as_bytes()).await?;
+        socket.write_all(&self.request(crowd)).await?;
         socket.flush().await?;
         while !self.opened {
             poll_fn(|cx| self.poll_read(&mut socket, crowd, cx)).await?;
@@ -67,25 +72,40 @@ impl Client {
         drop(connecting);
         while !self.response.is_over() {
             poll_fn(|cx| self.poll_read(&mut socket, crowd, cx)).await?;
+            for _ in 0..self.body.take_pings() {
+                socket.write_all(PONG).await?;
+                socket.flush().await?;
+            }
         }
         Err("the event stream ended".into())
     }
 
-    fn request(&self, crowd: &Crowd) -> String {
+    fn request(&self, crowd: &Crowd) -> Vec<u8> {
         let (path, host) = (
             crowd.endpoint.path(self.number % crowd.groups),
             crowd.endpoint.authority(),
         );
-        let mut request =
-            format!("GET {path} HTTP/1.1\r\nhost: {host}\r\naccept: text/event-stream\r\n");
+        let last_id = crowd.visit.last_id(self.number);
+        let (method, target, message) = match crowd.framing {
+            Framing::Grpc => {
+                let message = request::subscribe_message(&path, last_id.as_deref());
+                ("POST", SUBSCRIBE, message)
+            }
+            _ => ("GET", &*path, Vec::new()),
+        };
+        let headers = request::http1_headers(crowd.framing);
+        let mut request = format!("{method} {target} HTTP/1.1\r\nhost: {host}\r\n{headers}");
+        if !message.is_empty() {
+            request.push_str(&format!("content-length: {}\r\n", message.len()));
+        }
         if let Some(token) = crowd.endpoint.token(self.number) {
             request.push_str(&format!("authorization: Bearer {token}\r\n"));
         }
-        if let Some(id) = crowd.visit.last_id(self.number) {
+        if let Some(id) = last_id.filter(|_| message.is_empty()) {
             request.push_str(&format!("last-event-id: {id}\r\n"));
         }
         request.push_str("\r\n");
-        request
+        [request.into_bytes(), message].concat()
     }
 
     /// Reads once, into the buffer that all clients share.
@@ -108,9 +128,9 @@ impl Client {
                 if !std::mem::replace(&mut self.opened, true) {
                     tally.open(self.started, now);
                 }
-                self.events.push(body, &mut |seen| tally.see(seen, now));
+                self.body.push(body, &mut |seen| tally.see(seen, now));
             })?;
-            crowd.visit.remember(self.number, &self.events);
+            crowd.visit.remember(self.number, &self.body);
             Poll::Ready(Ok(()))
         })
     }

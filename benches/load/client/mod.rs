@@ -9,4 +9,5 @@ pub(crate) mod fleet;
 mod http1;
 mod http2;
 pub(crate) mod meter;
+mod request;
 pub(crate) mod visit;

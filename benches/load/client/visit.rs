@@ -2,7 +2,8 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::wire::events::EventReader;
+use crate::wire::body::BodyReader;
+use crate::wire::received::Received;
 
 /// Last event id of each client, by its number.
 pub(crate) struct Positions {
@@ -56,12 +57,12 @@ impl Positions {
 // === impl Visit ===
 
 impl Visit {
-    /// Returns the reader for a client of this kind.
-    pub(super) fn reader(&self) -> EventReader {
+    /// Returns the record of a client of this kind when it connects.
+    pub(super) fn received(&self) -> Received {
         match self {
-            Self::First => EventReader::new(),
-            Self::Remembered(_) => EventReader::remembering(),
-            Self::Return(_, sequence) => EventReader::after(*sequence),
+            Self::First => Received::default(),
+            Self::Remembered(_) => Received::remembering(),
+            Self::Return(_, sequence) => Received::after(*sequence),
         }
     }
 
@@ -74,8 +75,8 @@ impl Visit {
     }
 
     /// Stores the last event id of a client, if this kind stores it.
-    pub(super) fn remember(&self, client: usize, events: &EventReader) {
-        if let (Self::Remembered(positions), Some(id)) = (self, events.last_id()) {
+    pub(super) fn remember(&self, client: usize, body: &BodyReader) {
+        if let (Self::Remembered(positions), Some(id)) = (self, body.last_id()) {
             positions.set(client, id);
         }
     }

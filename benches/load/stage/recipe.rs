@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 
 use super::tokens::Tokens;
+use crate::wire::body::Framing;
 
 /// Settings for starting a server.
 pub(crate) struct Recipe {
@@ -17,6 +18,8 @@ pub(crate) struct Recipe {
     pub(crate) tls: bool,
     /// Log filter of the sidecar.
     pub(crate) log: String,
+    /// Framing of the event streams.
+    pub(crate) framing: Framing,
     /// Events that will be replayed.
     pub(crate) replay: Option<Replay>,
     /// Tokens of the clients; the sidecar verifies them.

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use super::nats::STREAM;
 use super::recipe::{From, Recipe, Replay};
 use crate::Fallible;
+use crate::wire::body::Framing;
 
 /// Source of the events, which determines the route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
@@ -44,8 +45,8 @@ pub(crate) fn subject(path: &str) -> Option<String> {
 
 /// Writes `sidecar.yaml` into `folder`: one listener, with TLS if requested, and three routes.
 ///
-/// [`crate::guard`] starts older builds with it too, so without tokens and application it uses only keys
-/// that never changed.
+/// [`crate::guard`] starts older builds with it too, so for Server-Sent Events without tokens and
+/// application it uses only keys that never changed.
 pub(crate) fn configuration(
     folder: &Path,
     nats: &str,
@@ -71,6 +72,11 @@ pub(crate) fn configuration(
         tokens.configure(folder, &mut text)?;
         authenticate = "\n    authenticate: [load]";
     }
+    let framings = match recipe.framing {
+        Framing::Sse | Framing::Ndjson => "",
+        Framing::WebSocket => "\n    framings: [sse, websocket]",
+        Framing::Grpc => "\n    framings: [sse, grpc_web]",
+    };
     write!(
         text,
         "admin:
@@ -79,13 +85,13 @@ pub(crate) fn configuration(
 nats:
   servers: [\"{nats}\"]
 routes:
-  - path: /broadcast{authenticate}
+  - path: /broadcast{authenticate}{framings}
     sources:
       - {{ stream: {STREAM}, subjects: [\"load.all\"] }}{window}
-  - path: /one/{{n}}
+  - path: /one/{{n}}{framings}
     sources:
       - {{ stream: {STREAM}, subjects: [\"load.n.{{n}}\"] }}{window}
-  - path: /core/{{n}}
+  - path: /core/{{n}}{framings}
     sources:
       - {{ subjects: [\"core.{{n}}\"] }}
 limits: {{ window_bytes: {window_bytes}B }}

@@ -53,22 +53,25 @@ pub(super) fn write(
     text
 }
 
-/// Replaces the text between the markers of the page.
-pub(super) fn replace(path: &Path, figures: &str) -> Fallible<()> {
+/// Replaces the text between the markers with this name.
+pub(crate) fn replace(path: &Path, name: &str, figures: &str) -> Fallible<()> {
     let page = std::fs::read_to_string(path)?;
+    let begin = format!("<!-- {name}: begin (written by `make bench`) -->");
+    let end = format!("<!-- {name}: end -->");
     let (before, rest) = page
-        .split_once(BEGIN)
-        .ok_or_else(|| format!("{}: no {BEGIN}", path.display()))?;
+        .split_once(&begin)
+        .ok_or_else(|| format!("{}: no {begin}", path.display()))?;
     let (_, after) = rest
-        .split_once(END)
-        .ok_or_else(|| format!("{}: no {END}", path.display()))?;
+        .split_once(&end)
+        .ok_or_else(|| format!("{}: no {end}", path.display()))?;
     Ok(std::fs::write(
         path,
-        format!("{before}{BEGIN}\n\n{figures}\n{END}{after}"),
+        format!("{before}{begin}\n\n{figures}\n{end}{after}"),
     )?)
 }
 
-fn method(runs: u16, load_before: &str) -> String {
+/// Returns the commit, the machine, and how was measured.
+pub(crate) fn method(runs: u16, load_before: &str) -> String {
     let machine = machine::describe();
     format!(
         "Commit {}, {}. {}, {} cores, Linux {}; load average before: {load_before}. Everything on loopback: the server\non one core, clients, publisher and nats-server on the other. Release build, payloads of 128 bytes, clear text and HTTP/1.1\nunless the row names something else. Medians of {runs} interleaved runs; ratios are medians of the ratios within a round.\n",
@@ -135,5 +138,3 @@ const TARGETS: [Target; 4] = [
     Target::Nchan,
     Target::Node,
 ];
-const BEGIN: &str = "<!-- figures: begin (written by `make bench`) -->";
-const END: &str = "<!-- figures: end -->";

@@ -3,7 +3,8 @@
 //! It shares no code with the sidecar, so that an error of the encoder cannot hide here. It keeps
 //! only the beginning of a line: all fields that the tool counts are there.
 
-use super::sequence::{Order, Sequence};
+use super::received::Received;
+use super::sequence::Order;
 use super::stamp::Stamp;
 
 /// Something that a client received.
@@ -26,7 +27,7 @@ pub(crate) enum Seen {
     Heartbeat,
 }
 
-/// State of one event stream: its incomplete line, its incomplete event, and the order.
+/// State of one event stream: its incomplete line, its incomplete event, and the record of its client.
 #[derive(Debug)]
 pub(crate) struct EventReader {
     line: [u8; LINE_MAX],
@@ -35,43 +36,24 @@ pub(crate) struct EventReader {
     stamp: Option<Stamp>,
     /// True if the incomplete event has an `id:` field.
     id: bool,
-    sequence: Sequence,
-    /// Last event id, if it is stored.
-    last_id: Option<Vec<u8>>,
+    received: Received,
 }
 
 impl EventReader {
     /// Returns a reader for the beginning of a body.
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(received: Received) -> Self {
         Self {
             line: [0; LINE_MAX],
             line_len: 0,
             stamp: None,
             id: false,
-            sequence: Sequence::default(),
-            last_id: None,
+            received,
         }
     }
 
-    /// Returns a reader of a client that received all events up to `sequence`.
-    pub(crate) fn after(sequence: u64) -> Self {
-        Self {
-            sequence: Sequence::after(sequence),
-            ..Self::new()
-        }
-    }
-
-    /// Returns a reader that stores the last event id.
-    pub(crate) fn remembering() -> Self {
-        Self {
-            last_id: Some(Vec::new()),
-            ..Self::new()
-        }
-    }
-
-    /// Returns the id that the client would resume from, if it is stored.
-    pub(crate) fn last_id(&self) -> Option<&[u8]> {
-        self.last_id.as_deref().filter(|id| !id.is_empty())
+    /// Returns the record of its client.
+    pub(crate) fn received(&self) -> &Received {
+        &self.received
     }
 
     /// Parses a piece of the body, cut anywhere, and reports everything that it completes.
@@ -108,10 +90,7 @@ impl EventReader {
             Some(b'i') => {
                 if let Some(id) = line.strip_prefix(b"id: ") {
                     self.id = true;
-                    if let Some(last) = &mut self.last_id {
-                        last.clear();
-                        last.extend_from_slice(id);
-                    }
+                    self.received.set_id(id);
                 }
             }
             Some(b'e') => match line {
@@ -127,8 +106,7 @@ impl EventReader {
     fn dispatch(&mut self, seen: &mut impl FnMut(Seen)) {
         let id = std::mem::take(&mut self.id);
         if let Some(stamp) = self.stamp.take() {
-            let order = self.sequence.observe(stamp.sequence);
-            seen(Seen::Event { stamp, order, id });
+            seen(self.received.event(stamp, id));
         }
     }
 }

@@ -7,7 +7,7 @@ use std::fmt;
 /// Reason to reject a response.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// The status code is not 200.
+    /// The status code is not the expected one.
     Status(u16),
     /// The head or the chunk framing breaks the rules of RFC 9112.
     Malformed,
@@ -27,6 +27,8 @@ impl std::error::Error for Fault {}
 /// State of one response. Its bytes may be cut anywhere.
 #[derive(Debug)]
 pub(crate) struct Response {
+    /// Expected status code.
+    status: u16,
     state: State,
     /// Bytes of the head; without memory after the head.
     head: Vec<u8>,
@@ -50,9 +52,10 @@ enum State {
 }
 
 impl Response {
-    /// Returns the state before the first byte.
-    pub(crate) fn new() -> Self {
+    /// Returns the state before the first byte. Every other status code is a fault.
+    pub(crate) fn new(status: u16) -> Self {
         Self {
+            status,
             state: State::Head,
             head: Vec::new(),
         }
@@ -131,7 +134,7 @@ impl Response {
             .strip_prefix(b"http/1.")
             .and_then(|rest| std::str::from_utf8(rest.get(2..5)?).ok()?.parse().ok())
             .ok_or(Fault::Malformed)?;
-        if status != 200 {
+        if status != self.status {
             return Err(Fault::Status(status));
         }
         let chunked = memchr::memmem::find(&head, b"\r\ntransfer-encoding: chunked\r\n").is_some();
