@@ -1,6 +1,6 @@
 //! Micro-benchmarks of the steps of the hot path.
 //!
-//! Criterion measures encoding, conversions of payloads, appending to a stream buffer, matching
+//! Criterion measures encoding, conversions and validation of payloads, appending to a stream buffer, matching
 //! subjects, reading with a cursor, filling a new feed, and parsing event ids. `make bench-micro` runs
 //! them.
 
@@ -24,8 +24,12 @@ use sidestream::feed::{
     StreamWriter, buffer,
 };
 use sidestream::http;
+use sidestream::payload::schema::{
+    RouteSchemas, SchemaOrigin, SchemaRule, Schemas, SchemasConfig, Validation,
+};
 use sidestream::payload::{Conversion, ConversionCounters, Converter, VersionConverter, Versions};
 use sidestream::subject::{Filter, FilterSet};
+use sidestream::telemetry::Metrics;
 
 /// Number of events that a tailer appends at once under load.
 const BATCH: u64 = 64;
@@ -125,7 +129,7 @@ fn convert(criterion: &mut Criterion) {
         failed: counter("failed"),
     };
     let converter = VersionConverter::new(&versions, version("1"), counters);
-    let converter = Converter::new(Some(converter), None);
+    let converter = Converter::new(Some(converter), None, None).unwrap();
     for (case, bytes) in [("64 B", 64), ("1 KiB", 1024)] {
         let payload = serde_json::json!({
             "customer": { "name": "Ada", "since": 1843 },
@@ -138,6 +142,56 @@ fn convert(criterion: &mut Criterion) {
         group.bench_function(case, |bencher| {
             bencher.iter(|| converter.convert(&event, black_box(payload.as_bytes()), 1 << 20))
         });
+    }
+}
+
+/// Measures the validation of a payload, which is made once per event.
+fn validate(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("validate");
+    let schema = serde_json::json!({
+        "type": "object",
+        "required": ["customer", "text"],
+        "properties": {
+            "customer": { "$ref": "#/$defs/customer" },
+            "text": { "type": "string", "maxLength": 2000 },
+        },
+        "$defs": { "customer": {
+            "type": "object",
+            "required": ["name"],
+            "properties": {
+                "name": { "type": "string", "pattern": "^[A-Z]" },
+                "since": { "type": "integer", "minimum": 1800 },
+            },
+        } },
+    });
+    let schema = schema.to_string();
+    let documents = BTreeMap::from([("order".to_owned(), schema.into())]);
+    for (mode, validate) in [("reject", Validation::Reject), ("count", Validation::Count)] {
+        let config = SchemasConfig {
+            origin: Some(SchemaOrigin::Folder("/schemas".into())),
+            validate,
+            payloads: vec![SchemaRule {
+                subjects: filters("orders.>").filters().to_vec(),
+                version: None,
+                schema: "order".into(),
+            }],
+        };
+        let schemas = Arc::new(Schemas::new(config, None, &Metrics::new().unwrap()));
+        assert_eq!(schemas.update(&documents), Vec::<String>::new());
+        let route = RouteSchemas::new(&schemas, filters("orders.>").filters(), None).unwrap();
+        for (case, bytes) in [("64 B", 64), ("1 KiB", 1024)] {
+            let payload = serde_json::json!({
+                "customer": { "name": "Ada", "since": 1843 },
+                "text": "x".repeat(bytes - 61),
+            });
+            let payload = payload.to_string();
+            let subject: Arc<str> = "orders.42".into();
+            let event = event(1, &subject, b"");
+            group.throughput(Throughput::Bytes(payload.len() as u64));
+            group.bench_function(BenchmarkId::new(mode, case), |bencher| {
+                bencher.iter(|| route.rejects(&event, black_box(payload.as_bytes())))
+            });
+        }
     }
 }
 
@@ -322,6 +376,6 @@ criterion_group! {
         .sample_size(20)
         .warm_up_time(Duration::from_millis(200))
         .measurement_time(Duration::from_millis(500));
-    targets = encode, convert, append, read, interest, seed, id
+    targets = encode, convert, validate, append, read, interest, seed, id
 }
 criterion_main!(micro);

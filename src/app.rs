@@ -16,6 +16,7 @@
 //! | `sources` | streams and core subjects that the routes name |
 //! | `shards` | one thread with a runtime and listeners for each core |
 //! | `tickets` | store of tickets |
+//! | `schemas` | JSON Schemas of payloads |
 //! | `application_check` | health check of the application |
 //! | `load` | load level, measured on the admin thread |
 //! | `reload` | a changed configuration; the answer of `/config` |
@@ -29,6 +30,7 @@ mod error;
 mod load;
 mod parts;
 mod reload;
+mod schemas;
 mod shards;
 mod shutdown;
 mod sources;
@@ -61,6 +63,7 @@ use application_check::ApplicationCheck;
 pub use error::StartError;
 use parts::{App, Live};
 use reload::{Pending, Step};
+use schemas::SchemaReaders;
 use shards::Shards;
 use shutdown::Cause;
 use sources::Sources;
@@ -169,6 +172,7 @@ impl App {
             context,
             providers: auth::Providers::new(&health, &metrics),
             tickets: TicketStores::new(nats.clone()),
+            schemas: SchemaReaders::new(nats.clone(), health.clone()),
             application_check: ApplicationCheck::new(health.clone()),
             sources,
             budget,
@@ -291,11 +295,13 @@ impl Live {
         let tickets = self
             .tickets
             .apply(config.http.tickets.as_ref(), &self.metrics);
+        let schemas = self.schemas.apply(&config.schemas, &self.metrics);
         let routes = Routes::new(
             config.http.clone(),
             &find,
             &find_provider,
             tickets,
+            schemas.as_ref(),
             &self.metrics,
         );
         self.application_check

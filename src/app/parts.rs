@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
 use super::application_check::ApplicationCheck;
+use super::schemas::SchemaReaders;
 use super::shards::Shards;
 use super::sources::Sources;
 use super::tickets::TicketStores;
@@ -48,6 +49,7 @@ pub(super) struct Live {
     pub(super) context: Arc<http::Context>,
     pub(super) providers: auth::Providers,
     pub(super) tickets: TicketStores,
+    pub(super) schemas: SchemaReaders,
     pub(super) application_check: ApplicationCheck,
     pub(super) sources: Arc<Sources>,
     pub(super) budget: Arc<Budget>,

@@ -4,8 +4,9 @@
 //! document    asyncapi, info, defaultContentType
 //!   servers   listeners, or the addresses of `--server`
 //!   channels  one for each route: parameters, messages, and the operation that reads it
-//!   messages  an event in each framing and version, and the control messages
-//!   schemas   payloads of the messages
+//!   messages  an event in each framing and version, control messages, and those of clients
+//!   schemas   events and control messages
+//!   payloads  JSON Schemas of payloads
 //!   security  credentials of the authentication providers
 //! ```
 //!
@@ -16,6 +17,7 @@ mod channels;
 mod document;
 mod messages;
 mod names;
+mod payloads;
 mod schemas;
 mod security;
 mod servers;
@@ -29,6 +31,7 @@ use serde_json::Value;
 use super::exit::Exit;
 use super::output::{complain, exit_of, print};
 use crate::config;
+use payloads::PayloadSchemas;
 
 /// Arguments of `asyncapi`.
 #[derive(Debug, clap::Args)]
@@ -43,6 +46,10 @@ pub(super) struct Args {
     /// repeated [default: the listeners]
     #[arg(long, value_name = "URL", value_parser = server_url)]
     server: Vec<Uri>,
+    /// Folder with the JSON Schemas of payloads, for those of `schemas.bucket` [default:
+    /// `schemas.folder`]
+    #[arg(long, value_name = "FOLDER")]
+    schemas: Option<PathBuf>,
     /// Title of the document
     #[arg(long, value_name = "TEXT", default_value = "Event streams")]
     title: String,
@@ -72,7 +79,13 @@ pub(super) fn run(arguments: &Args) -> Exit {
     };
     let hash = loaded.content_hash.get(..VERSION_DIGITS);
     let version = arguments.api_version.as_deref().or(hash).unwrap_or("0");
-    let document = document::document(&loaded.config, &arguments.server, &arguments.title, version);
+    let config = &loaded.config;
+    let payloads = PayloadSchemas::new(config, arguments.schemas.as_deref(), &schemas::schemas());
+    for problem in &payloads.problems {
+        complain(format_args!("sidestream: schemas: {problem}"));
+    }
+    let (servers, title) = (&arguments.server, &arguments.title);
+    let document = document::document(config, &payloads, servers, title, version);
     match arguments.format.text(&document) {
         Ok(text) => exit_of(print(&text)),
         Err(error) => {

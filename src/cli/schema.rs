@@ -4,19 +4,21 @@
 //! one line on standard output, `FILE#POINTER: REASON`, with the place in the old schema. What is
 //! not a schema goes to standard error.
 
-use std::fs::{self, File};
-use std::io::{self, Read as _};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::exit::Exit;
 use super::output::{complain, exit_of, print};
-use crate::payload::schema::{SchemaDocuments, incompatibilities};
+use crate::payload::schema::{
+    FolderLimits, SchemaDocuments, incompatibilities, read_file, read_folder,
+};
 
-/// Largest schema file, 16 MiB: far more than a schema for people.
-const FILE_BYTES_MAX: u64 = 16 << 20;
-
-/// Deepest folder below the one that is compared; also ends cycles of symbolic links.
-const FOLDER_DEPTH_MAX: usize = 32;
+/// 16 MiB for one file: far more than a schema for people.
+const LIMITS: FolderLimits = FolderLimits {
+    file_bytes: 16 << 20,
+    bytes: 256 << 20,
+    files: 100_000,
+};
 
 /// Arguments of `schema`.
 #[derive(Debug, clap::Args)]
@@ -101,61 +103,15 @@ fn read(root: &Path) -> Result<Side, String> {
         is_folder: root.is_dir(),
         documents: SchemaDocuments::default(),
     };
-    if !side.is_folder {
+    let files = if side.is_folder {
+        read_folder(root, LIMITS)?
+    } else {
         // Both files have the same path, so that they are compared whatever their names are.
-        add(&mut side.documents, "schema.json", root)?;
-        return Ok(side);
-    }
-    let mut files = Vec::new();
-    list(root, "", FOLDER_DEPTH_MAX, &mut files)
-        .map_err(|error| format!("{}: {error}", root.display()))?;
-    if files.is_empty() {
-        return Err(format!("{}: the folder has no .json files", root.display()));
-    }
-    for path in files {
-        add(&mut side.documents, &path, &root.join(&path))?;
+        BTreeMap::from([("schema.json".into(), read_file(root, LIMITS.file_bytes)?)])
+    };
+    for (path, text) in files {
+        let added = side.documents.add(&path, &text);
+        added.map_err(|error| format!("{}: {error}", side.file(&path).display()))?;
     }
     Ok(side)
-}
-
-fn add(documents: &mut SchemaDocuments, path: &str, file: &Path) -> Result<(), String> {
-    let text = bytes(file).map_err(|error| format!("{}: {error}", file.display()))?;
-    documents
-        .add(path, &text)
-        .map_err(|error| format!("{}: {error}", file.display()))
-}
-
-fn bytes(file: &Path) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    File::open(file)?
-        .take(FILE_BYTES_MAX + 1)
-        .read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > FILE_BYTES_MAX {
-        return Err(io::Error::other("is larger than 16 MiB"));
-    }
-    Ok(bytes)
-}
-
-/// Adds the paths of all `.json` files below a folder, relative to the first one.
-fn list(folder: &Path, prefix: &str, depth: usize, files: &mut Vec<String>) -> io::Result<()> {
-    if depth == 0 {
-        return Err(io::Error::other("folders are nested too deeply"));
-    }
-    for entry in fs::read_dir(folder)? {
-        let path = entry?.path();
-        let name = path.file_name().and_then(|name| name.to_str());
-        let Some(name) = name.filter(|name| !name.starts_with('.')) else {
-            continue;
-        };
-        let relative = format!("{prefix}{name}");
-        if path.is_dir() {
-            list(&path, &format!("{relative}/"), depth - 1, files)?;
-        } else if path
-            .extension()
-            .is_some_and(|extension| extension == "json")
-        {
-            files.push(relative);
-        }
-    }
-    Ok(())
 }

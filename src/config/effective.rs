@@ -23,8 +23,9 @@ use crate::http::config::{
 use crate::limit::{PerClientConfig, Rate};
 use crate::nats::config::{Credentials, Tls};
 use crate::net::{ListenConfig, TlsConfig};
+use crate::payload::schema::{SchemaOrigin, SchemaRule, SchemasConfig};
 use crate::payload::{PayloadFormat, Versions};
-use crate::subject::{Allow, BucketName, ClaimPath};
+use crate::subject::{Allow, BucketName, ClaimPath, Filter};
 use crate::telemetry::logs::Format;
 
 /// Replacement of a secret.
@@ -39,6 +40,7 @@ pub fn effective(config: &Config) -> Value {
         nats,
         authentication,
         http,
+        schemas,
         window_bytes_max,
         feeds_max,
         file_descriptors,
@@ -70,6 +72,7 @@ pub fn effective(config: &Config) -> Value {
         },
         "routes": http.routes.iter().map(route).collect::<Vec<_>>(),
         "application": application(http.application.as_ref(), http.subscribe.as_ref()),
+        "schemas": schemas_value(schemas),
         "limits": {
             "connections": http.connections_max.map_or(json!("auto"), |count| json!(count)),
             "file_descriptors": {
@@ -115,6 +118,27 @@ fn client_limit(claims: &[ClaimPath], fixed: Value) -> Value {
         .iter()
         .map(|claim| json!(format!("{{claim{claim}}}")));
     claims.chain([fixed]).collect()
+}
+
+fn schemas_value(config: &SchemasConfig) -> Value {
+    let (folder, bucket) = match &config.origin {
+        Some(SchemaOrigin::Folder(folder)) => (Some(folder), None),
+        Some(SchemaOrigin::Bucket(bucket)) => (None, Some(bucket.as_str())),
+        None => (None, None),
+    };
+    let rule = |rule: &SchemaRule| {
+        json!({
+            "subjects": rule.subjects.iter().map(Filter::as_str).collect::<Vec<_>>(),
+            "version": rule.version.map(Version::get),
+            "schema": rule.schema,
+        })
+    };
+    json!({
+        "folder": folder,
+        "bucket": bucket,
+        "validate": config.validate.as_str(),
+        "payloads": config.payloads.iter().map(rule).collect::<Vec<_>>(),
+    })
 }
 
 fn application(

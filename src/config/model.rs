@@ -1,5 +1,6 @@
 //! The configuration as a type, and its defaults.
 
+use crate::payload::schema::SchemasConfig;
 use crate::subject::BucketName;
 use crate::{admin, auth, feed, http, lifecycle, limit, nats, net, presence, telemetry};
 
@@ -16,6 +17,8 @@ pub struct Config {
     pub authentication: auth::Config,
     /// Routes, and the limits of HTTP.
     pub http: http::Config,
+    /// JSON Schemas of payloads.
+    pub schemas: SchemasConfig,
     /// Maximum memory of all windows and feeds, in bytes.
     pub window_bytes_max: usize,
     /// Maximum number of feeds.
@@ -57,6 +60,7 @@ impl Default for Config {
                 per_client,
                 ..http::Config::default()
             },
+            schemas: SchemasConfig::default(),
             window_bytes_max,
             feeds_max,
             file_descriptors: limit::Thresholds::default(),

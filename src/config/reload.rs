@@ -188,6 +188,7 @@ pub fn needs_restart(started: &Config, now: &Config) -> Vec<&'static str> {
         nats,
         authentication,
         http: _,
+        schemas: _,
         window_bytes_max: _,
         feeds_max: _,
         file_descriptors: _,

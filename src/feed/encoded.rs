@@ -13,9 +13,11 @@ use bytes::Bytes;
 use once_cell::race::OnceBox;
 
 use crate::encoding::{Encoding, EventParts, Framing};
-use crate::event::{Event, EventName, PAYLOAD_BYTES_MAX};
+use crate::event::{Event, EventName, PAYLOAD_BYTES_MAX, Version};
+use crate::payload::schema::RouteSchemas;
 use crate::payload::{self, Converter};
 
+use super::GapReason;
 use super::budget::{Budget, Reservation};
 
 /// Encoded event: the payload, and its encodings without a route's event name.
@@ -46,7 +48,10 @@ struct Rare {
     /// Encoding in [`Framing::GrpcWeb`].
     grpc: OnceBox<Further>,
     /// The event with its payload in other versions and formats.
-    converted: ConvertedList,
+    converted: OnceList<Converted>,
+    /// Results of the JSON Schema, one in nearly all events: messages without a version have the one
+    /// of the route.
+    validated: OnceList<Validated>,
 }
 
 /// Place of the payload in an encoding, in eight bytes. No encoding begins with its payload.
@@ -56,17 +61,32 @@ struct PayloadPlace {
     len: u32,
 }
 
-/// List of the conversions of an event: versions are few. A thread waits for a conversion that another
-/// one makes, so that each is made once.
-#[derive(Debug, Default)]
-struct ConvertedList(OnceLock<Box<Converted>>);
+/// List of results that are made once each: a thread waits for one that another thread makes. Few
+/// are expected.
+#[derive(Debug)]
+struct OnceList<T>(OnceLock<Box<OnceLink<T>>>);
+
+#[derive(Debug)]
+struct OnceLink<T> {
+    value: T,
+    next: OnceList<T>,
+}
 
 /// Event with its payload in another version or format.
 #[derive(Debug)]
 struct Converted {
     converter: Arc<Converter>,
     form: ConvertedForm,
-    next: ConvertedList,
+}
+
+/// Result of a validation.
+#[derive(Debug)]
+struct Validated {
+    /// Number of the schemas, which a reload replaces.
+    schemas: u64,
+    /// Version as which the payload was validated.
+    version: Option<Version>,
+    is_rejected: bool,
 }
 
 /// Form of an event in another version or format.
@@ -85,6 +105,31 @@ struct Further {
     encoding: Encoding,
     /// Memory budget of the encoding.
     _reservation: Reservation,
+}
+
+impl<T> Default for OnceList<T> {
+    fn default() -> Self {
+        Self(OnceLock::new())
+    }
+}
+
+impl<T> OnceList<T> {
+    /// Returns the element that is wanted, which is made if the list does not have it.
+    fn find_or_add(&self, is_wanted: impl Fn(&T) -> bool, make: impl Fn() -> T) -> &T {
+        let mut list = self;
+        loop {
+            let link = list.0.get_or_init(|| {
+                Box::new(OnceLink {
+                    value: make(),
+                    next: Self::default(),
+                })
+            });
+            if is_wanted(&link.value) {
+                return &link.value;
+            }
+            list = &link.next;
+        }
+    }
 }
 
 impl PayloadPlace {
@@ -153,33 +198,56 @@ impl EncodedEvent {
         &place.get_or_init(|| self.encode_further(framing)).encoding
     }
 
-    /// Returns the event with its payload in the version and format of a feed; `None` if it cannot be
-    /// converted. The first call for both converts the payload, and charges the budget.
-    pub(super) fn convert(self: &Arc<Self>, converter: &Arc<Converter>) -> Option<Arc<Self>> {
+    /// Returns the event with its payload in the version and format of a feed, or the reason for a gap
+    /// in its place. The first call validates and converts the payload, and charges the budget.
+    pub(super) fn convert(
+        self: &Arc<Self>,
+        converter: &Arc<Converter>,
+    ) -> Result<Arc<Self>, GapReason> {
+        let is_kept = converter.keeps(self.event.version);
         // Sidestream itself makes the payload of a removal.
         let is_made_here = |name: &EventName| name.is_reserved();
-        if converter.keeps(self.event.version) || self.event.name.as_ref().is_some_and(is_made_here)
+        if (is_kept && converter.schemas().is_none())
+            || self.event.name.as_ref().is_some_and(is_made_here)
         {
-            return Some(self.clone());
+            return Ok(self.clone());
         }
-        let mut list = &self.rare.get_or_init(Box::default).converted;
-        loop {
-            let known = list.0.get_or_init(|| {
-                Box::new(Converted {
-                    converter: converter.clone(),
-                    form: self.convert_now(converter),
-                    next: ConvertedList::default(),
-                })
-            });
-            if known.converter == *converter {
-                return match &known.form {
-                    ConvertedForm::Unchanged => Some(self.clone()),
-                    ConvertedForm::Event(event) => Some(event.clone()),
-                    ConvertedForm::Failed => None,
-                };
-            }
-            list = &known.next;
+        if let Some(schemas) = converter.schemas()
+            && self.is_rejected(schemas)
+        {
+            return Err(GapReason::Schema);
         }
+        if is_kept {
+            return Ok(self.clone());
+        }
+        let list = &self.rare.get_or_init(Box::default).converted;
+        let known = list.find_or_add(
+            |known| known.converter == *converter,
+            || Converted {
+                converter: converter.clone(),
+                form: self.convert_now(converter),
+            },
+        );
+        match &known.form {
+            ConvertedForm::Unchanged => Ok(self.clone()),
+            ConvertedForm::Event(event) => Ok(event.clone()),
+            ConvertedForm::Failed => Err(GapReason::Conversion),
+        }
+    }
+
+    /// Returns whether the schema of the payload rejects it. Each payload is validated once.
+    fn is_rejected(&self, schemas: &RouteSchemas) -> bool {
+        let (number, version) = (schemas.number(), schemas.version(&self.event));
+        let list = &self.rare.get_or_init(Box::default).validated;
+        let known = list.find_or_add(
+            |known| (known.schemas, known.version) == (number, version),
+            || Validated {
+                schemas: number,
+                version,
+                is_rejected: schemas.rejects(&self.event, self.data()),
+            },
+        );
+        known.is_rejected
     }
 
     #[cold]

@@ -28,11 +28,13 @@ pub enum GapReason {
     Claimed,
     /// The payload has no conversion to the version that the client asks for, or it failed.
     Conversion,
+    /// The payload does not match its JSON Schema.
+    Schema,
 }
 
 impl GapReason {
     /// All reasons, in the order of the variants.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Expired,
         Self::Ahead,
         Self::Recreated,
@@ -44,6 +46,7 @@ impl GapReason {
         Self::Conflated,
         Self::Claimed,
         Self::Conversion,
+        Self::Schema,
     ];
 
     /// Value in gap events and metric labels.
@@ -61,6 +64,7 @@ impl GapReason {
             Self::Conflated => "conflated",
             Self::Claimed => "claimed",
             Self::Conversion => "conversion",
+            Self::Schema => "schema",
         }
     }
 
@@ -90,11 +94,14 @@ pub struct Gap {
 }
 
 impl Gap {
-    /// Gap of one event without a form in the version of the feed.
-    pub const CONVERSION: Self = Self {
-        reason: GapReason::Conversion,
-        missed: Some(1),
-    };
+    /// Gap of one event.
+    #[must_use]
+    pub const fn one(reason: GapReason) -> Self {
+        Self {
+            reason,
+            missed: Some(1),
+        }
+    }
 
     /// Gap with an unknown number of events.
     #[must_use]

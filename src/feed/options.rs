@@ -11,8 +11,8 @@ use crate::payload::Converter;
 use crate::subject::template::SubjectTokens;
 use crate::subject::{Filter, TextTemplate};
 
-use super::Limits;
 use super::encoded::EncodedEvent;
+use super::{GapReason, Limits};
 
 /// Options of a feed. Feeds with equal options share the encodings under their event names.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -40,8 +40,11 @@ pub struct FeedOptions {
 pub(super) enum Shown {
     /// The event.
     Event(FeedEvent),
-    /// A gap: the payload of the event has no conversion to the version of the feeds.
-    Unconverted(Arc<EncodedEvent>),
+    /// A gap: the payload of the event has no valid form in the version of the feeds.
+    Gap {
+        encoded: Arc<EncodedEvent>,
+        reason: GapReason,
+    },
 }
 
 /// Event as the feeds of a route show it.
@@ -103,8 +106,12 @@ impl BatchEncodings {
         options: &Arc<FeedOptions>,
         nth: usize,
     ) -> Shown {
-        let Some(event) = options.in_version(encoded.clone()) else {
-            return Shown::Unconverted(encoded.clone());
+        let event = match options.in_version(encoded.clone()) {
+            Ok(event) => event,
+            Err(reason) => {
+                let encoded = encoded.clone();
+                return Shown::Gap { encoded, reason };
+            }
         };
         let named = options.renames(&event.event).then(|| {
             let key = (Arc::as_ptr(options), nth);
@@ -178,24 +185,29 @@ impl FeedOptions {
         self.event.is_some() && event.name.is_none()
     }
 
-    /// Returns the event with its payload in the version of this route; `None` if it cannot be
-    /// converted.
-    pub(super) fn in_version(&self, encoded: Arc<EncodedEvent>) -> Option<Arc<EncodedEvent>> {
+    /// Returns the event with its payload in the version of this route, or the reason for a gap in its
+    /// place.
+    pub(super) fn in_version(
+        &self,
+        encoded: Arc<EncodedEvent>,
+    ) -> Result<Arc<EncodedEvent>, GapReason> {
         match &self.converter {
-            None => Some(encoded),
+            None => Ok(encoded),
             Some(converter) => self.converted(converter, &encoded),
         }
     }
 
     /// Converts an event with the converter of this route. The event that ends an event stream is
-    /// left as published if it cannot be converted, because a gap would not end it.
+    /// left as published if it has no valid form, because a gap would not end it.
     pub(super) fn converted(
         &self,
         converter: &Arc<Converter>,
         encoded: &Arc<EncodedEvent>,
-    ) -> Option<Arc<EncodedEvent>> {
-        let converted = encoded.convert(converter);
-        converted.or_else(|| self.ends(&encoded.event).then(|| encoded.clone()))
+    ) -> Result<Arc<EncodedEvent>, GapReason> {
+        match encoded.convert(converter) {
+            Err(_) if self.ends(&encoded.event) => Ok(encoded.clone()),
+            converted => converted,
+        }
     }
 
     /// True if [`Self::prepare`] has something to do.
@@ -207,7 +219,7 @@ impl FeedOptions {
     /// one.
     pub(super) fn prepare(&self, encoded: &Arc<EncodedEvent>) {
         if self.is_prepared(&encoded.event)
-            && let Some(event) = self.in_version(encoded.clone())
+            && let Ok(event) = self.in_version(encoded.clone())
             && let Some(framing) = self.further_framing(&event.event)
         {
             event.encode_ahead(framing);
@@ -219,8 +231,8 @@ impl FeedOptions {
         let encoded = match &self.converter {
             None => encoded,
             Some(converter) => match self.converted(converter, &encoded) {
-                Some(event) => event,
-                None => return Shown::Unconverted(encoded),
+                Ok(event) => event,
+                Err(reason) => return Shown::Gap { encoded, reason },
             },
         };
         let named = self

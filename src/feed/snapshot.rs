@@ -61,8 +61,8 @@ pub struct Document {
     pub bytes: Bytes,
     /// Number of its events.
     pub events: u64,
-    /// Number of its gaps: events without a form in the version of the feed.
-    pub gaps: u64,
+    /// Its gaps: events without a valid form in the version of the feed.
+    pub gaps: Arc<[Gap]>,
     /// Time of receipt of the first one.
     pub received: Option<std::time::Instant>,
 }
@@ -238,25 +238,25 @@ impl SnapshotReader {
             let bytes = write(self.clone(), bytes_max).await?;
             used.fetch_add(bytes.len(), Ordering::Relaxed);
             let used = Arc::clone(used);
-            let (events, gaps) = (&self.snapshot.events, self.unconverted());
+            let (events, gaps) = (&self.snapshot.events, self.gaps());
             Some(Document {
                 bytes: Bytes::from_owner(CountedBytes { bytes, used }),
-                events: (events.len() - gaps) as u64,
-                gaps: gaps as u64,
+                events: (events.len() - gaps.len()) as u64,
+                gaps,
                 received: events.first().map(|encoded| encoded.event.received),
             })
         });
         document.await.clone()
     }
 
-    /// Number of events without a form in the version of the feed.
-    fn unconverted(&self) -> usize {
+    /// Gaps in place of events without a valid form in the version of the feed.
+    fn gaps(&self) -> Arc<[Gap]> {
         let Some(converter) = &self.options.converter else {
-            return 0;
+            return Arc::default();
         };
         let events = self.snapshot.events.iter();
-        let failed = events.filter(|event| self.options.converted(converter, event).is_none());
-        failed.count()
+        let reasons = events.filter_map(|event| self.options.converted(converter, event).err());
+        reasons.map(Gap::one).collect()
     }
 }
 
@@ -306,8 +306,8 @@ impl Iterator for SnapshotReader {
         Some(match &self.options.converter {
             None => event(encoded),
             Some(converter) => match self.options.converted(converter, encoded) {
-                Some(converted) => event(&converted),
-                None => StateItem::Gap(Gap::CONVERSION),
+                Ok(converted) => event(&converted),
+                Err(reason) => StateItem::Gap(Gap::one(reason)),
             },
         })
     }

@@ -254,9 +254,9 @@ impl Window {
             }
             let event = match shown {
                 Shown::Event(event) => event,
-                Shown::Unconverted(encoded) => {
+                Shown::Gap { encoded, reason } => {
                     let (at, received) = (encoded.event.position, encoded.event.received);
-                    self.push_gap(Gap::CONVERSION, at, GapSide::Before, received);
+                    self.push_gap(Gap::one(reason), at, GapSide::Before, received);
                     newest = newest.max(Some(received));
                     continue;
                 }

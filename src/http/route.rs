@@ -22,6 +22,7 @@ use crate::encoding::Framing;
 use crate::event::{Tier, Version};
 use crate::feed::{FeedOptions, Gap, GapReason, Source, feed_map};
 use crate::http::config::{Config, RouteConfig, SourceConfig, SubscribeConfig};
+use crate::payload::schema::{RouteSchemas, Schemas};
 use crate::payload::{
     CloudEventCounters, ConversionCounters, Converter, PayloadFormat, VersionConverter, Versions,
 };
@@ -133,13 +134,14 @@ impl Routes {
         find: FindSource<'_>,
         find_provider: FindProvider<'_>,
         tickets: Option<Arc<Tickets>>,
+        schemas: Option<&Arc<Schemas>>,
         metrics: &Metrics,
     ) -> Self {
-        let routes = config
-            .routes
-            .iter()
-            .map(|route| Arc::new(Route::new(route.clone(), find, find_provider, metrics)))
-            .collect();
+        let new = |route: &RouteConfig| {
+            let route = route.clone();
+            Arc::new(Route::new(route, find, find_provider, schemas, metrics))
+        };
+        let routes = config.routes.iter().map(new).collect();
         let tickets = config.tickets.clone().zip(tickets);
         let tickets = tickets.map(|(config, tickets)| {
             // The configuration check ensures that all exist.
@@ -150,7 +152,7 @@ impl Routes {
         let subscribe = config
             .subscribe
             .as_ref()
-            .map(|subscribe| SubscribeRoutes::new(subscribe, find, metrics));
+            .map(|subscribe| SubscribeRoutes::new(subscribe, find, schemas, metrics));
         Self {
             config,
             routes,
@@ -199,8 +201,13 @@ impl Routes {
 }
 
 impl SubscribeRoutes {
-    fn new(config: &SubscribeConfig, find: FindSource<'_>, metrics: &Metrics) -> Self {
-        let all = Route::new(config.route.clone(), find, &|_| None, metrics);
+    fn new(
+        config: &SubscribeConfig,
+        find: FindSource<'_>,
+        schemas: Option<&Arc<Schemas>>,
+        metrics: &Metrics,
+    ) -> Self {
+        let all = Route::new(config.route.clone(), find, &|_| None, schemas, metrics);
         let sets = 1_usize << all.sources.len();
         Self {
             header: config.header.clone(),
@@ -249,6 +256,7 @@ impl Route {
         config: RouteConfig,
         find: FindSource<'_>,
         find_provider: FindProvider<'_>,
+        schemas: Option<&Arc<Schemas>>,
         metrics: &Metrics,
     ) -> Self {
         let label: Arc<str> = config.path.as_str().into();
@@ -264,7 +272,10 @@ impl Route {
         let providers = names.filter_map(|name| find_provider(name)).collect();
         let cloud_events = (config.format == Some(PayloadFormat::CloudEvents))
             .then(|| cloud_event_counters(&label, metrics));
-        let options = |converter: Option<Arc<Converter>>| {
+        let schemas = schemas.and_then(|schemas| route_schemas(schemas, &config));
+        let options = |version: Option<VersionConverter>| {
+            let converter = Converter::new(version, cloud_events.clone(), schemas.clone());
+            let converter = converter.map(Arc::new);
             Framing::ALL.map(|framing| {
                 StreamOptions::new(FeedOptions {
                     framing: framing.of_events(),
@@ -283,17 +294,12 @@ impl Route {
         };
         let version_options = config.versions.iter().flat_map(|versions| {
             versions.supported.iter().map(|version| {
-                let version_converter = version_converter(versions, *version, &label, metrics);
-                let converter = Converter::new(Some(version_converter), cloud_events.clone());
-                (*version, options(Some(converter.into())))
+                let converter = version_converter(versions, *version, &label, metrics);
+                (*version, options(Some(converter)))
             })
         });
         let version_options = version_options.collect();
-        let options = options(
-            cloud_events
-                .clone()
-                .map(|counters| Converter::new(None, Some(counters)).into()),
-        );
+        let options = options(None);
         let metrics = RouteMetrics::new(&label, config.versions.as_ref(), metrics);
         let cors_headers = cors::request_headers(config.variables());
         Self {
@@ -365,6 +371,14 @@ impl Route {
             .zip(filters)
             .map(|(source, filters)| options.feed_hash(&source.source, filters))
     }
+}
+
+/// Returns the schemas of the payloads of a route.
+fn route_schemas(schemas: &Arc<Schemas>, config: &RouteConfig) -> Option<RouteSchemas> {
+    let reach = config.sources.iter().flat_map(SourceConfig::reach);
+    let reach: Vec<Filter> = reach.collect();
+    let current = config.versions.as_ref().map(|versions| versions.current);
+    RouteSchemas::new(schemas, &reach, current)
 }
 
 /// Returns the converter to a version of a route.

@@ -30,8 +30,11 @@ mod jetstream;
 mod kv;
 mod republish;
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
+
+use tokio::sync::watch;
 
 use crate::auth::revocations::Entry;
 use crate::auth::{Revocations, TicketStore};
@@ -39,6 +42,7 @@ use crate::feed::{
     Archive, CoreWriter, RepublishSource, RepublishWriter, StreamWriter, SubscribeRequests,
 };
 use crate::lifecycle::shutdown::Token;
+use crate::payload::schema::FoundDocuments;
 use crate::presence::{PresenceStore, StreamTable};
 use crate::subject::BucketName;
 use client::Inner;
@@ -76,6 +80,15 @@ impl Nats {
     #[must_use]
     pub fn tickets(&self, bucket: &BucketName, ttl: Duration) -> Arc<dyn TicketStore> {
         KvTicketStore::start(self, bucket, ttl)
+    }
+
+    /// Follows the JSON Schemas of a KV bucket. Pending forever.
+    pub async fn follow_schemas(
+        &self,
+        bucket: &BucketName,
+        found: &watch::Sender<FoundDocuments>,
+    ) -> Infallible {
+        kv::schemas::follow(self, bucket, found).await
     }
 
     /// Keeps revocations up to date with a KV bucket, and ends the event streams that they concern,

@@ -4,7 +4,7 @@
 //! serialised, in that order. It must then be JSON: everything else cannot be converted, and its
 //! clients receive a gap. Numbers are 64-bit integers or doubles, and the keys of objects are
 //! sorted. The result, or the payload as published, then becomes a CloudEvent, if the route's format
-//! is that.
+//! is that. Before all this the payload as published is validated, if the route has schemas.
 
 use std::borrow::Cow;
 use std::hash::{Hash, Hasher};
@@ -14,6 +14,7 @@ use prometheus::IntCounter;
 use serde_json::Value;
 
 use super::cloud_events::{self, CloudEventCounters, Structured};
+use super::schema::RouteSchemas;
 use super::versions::Versions;
 use crate::event::{Event, Version};
 
@@ -23,6 +24,8 @@ pub struct Converter {
     version: Option<VersionConverter>,
     /// `None`: the format is as published.
     cloud_events: Option<CloudEventCounters>,
+    /// `None`: payloads are not validated.
+    schemas: Option<RouteSchemas>,
 }
 
 /// Converter to one version of a route.
@@ -57,16 +60,25 @@ pub enum Converted {
 
 impl Converter {
     /// Creates a converter to a version, if the route has versions, and to CloudEvents, if that is
-    /// the format.
+    /// the format, of payloads that match the schemas. `None`: there is nothing to do.
     #[must_use]
     pub fn new(
         version: Option<VersionConverter>,
         cloud_events: Option<CloudEventCounters>,
-    ) -> Self {
-        Self {
+        schemas: Option<RouteSchemas>,
+    ) -> Option<Self> {
+        let is_needed = version.is_some() || cloud_events.is_some() || schemas.is_some();
+        is_needed.then_some(Self {
             version,
             cloud_events,
-        }
+            schemas,
+        })
+    }
+
+    /// Schemas of the payloads as published.
+    #[must_use]
+    pub fn schemas(&self) -> Option<&RouteSchemas> {
+        self.schemas.as_ref()
     }
 
     /// Version to which it converts, if it does.
@@ -173,7 +185,7 @@ impl VersionConverter {
 impl PartialEq for Converter {
     fn eq(&self, other: &Self) -> bool {
         let formats = [self, other].map(|one| one.cloud_events.is_some());
-        self.version == other.version && formats[0] == formats[1]
+        self.version == other.version && formats[0] == formats[1] && self.schemas == other.schemas
     }
 }
 
@@ -183,7 +195,8 @@ impl Hash for Converter {
     fn hash<H: Hasher>(&self, state: &mut H) {
         let version = self.version.as_ref();
         let numbers = version.map(|version| (version.target, version.current));
-        (numbers, self.cloud_events.is_some()).hash(state);
+        let schemas = self.schemas.as_ref().map(RouteSchemas::current);
+        (numbers, self.cloud_events.is_some(), schemas).hash(state);
     }
 }
 
@@ -283,9 +296,9 @@ mod tests {
 
     #[test]
     fn converters_with_the_same_patches_are_equal() {
-        let whole = |target| Converter::new(Some(converter(target)), None);
+        let whole = |target| Converter::new(Some(converter(target)), None, None);
         assert_eq!(whole(1), whole(1));
         assert_ne!(whole(1), whole(2));
-        assert_ne!(whole(1), Converter::new(None, None));
+        assert_eq!(Converter::new(None, None, None), None);
     }
 }

@@ -1,8 +1,9 @@
-//! Payloads of events, without I/O: versions of their form, the conversions between them, CloudEvents,
-//! and JSON Schemas.
+//! Payloads of events: versions of their form, the conversions between them, CloudEvents, and JSON
+//! Schemas.
 //!
 //! A route declares [`Versions`]. Each version that clients can ask for has a [`Converter`], which a
-//! feed of that version applies to every event once. [`schema`] compares two versions of a schema.
+//! feed of that version applies to every event once. [`schema`] validates payloads, and compares two
+//! versions of a schema.
 
 mod cloud_events;
 mod converter;

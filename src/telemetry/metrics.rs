@@ -42,6 +42,8 @@ pub struct Metrics {
     pub version_streams: IntGaugeVec,
     /// `sidestream_version_conversions_total{route,version,result}`
     pub version_conversions_total: IntCounterVec,
+    /// `sidestream_schema_payloads_total{schema,result}`
+    pub schema_payloads_total: IntCounterVec,
     /// `sidestream_cloud_events_total{route,mode}`
     pub cloud_events_total: IntCounterVec,
     /// `sidestream_refusals_total{code}`
@@ -225,6 +227,7 @@ impl Metrics {
             streams_closed_total: r.counters("streams_closed_total", "Closed event streams, by reason.", &["route", "reason"])?,
             version_streams: r.gauges("version_streams", "Open event streams of routes with `versions`, by version of the payloads.", &["route", "version"])?,
             version_conversions_total: r.counters("version_conversions_total", "Payloads that were converted to a version, once for all clients of it, by result: `converted`; `failed` (each client receives a gap).", &["route", "version", "result"])?,
+            schema_payloads_total: r.counters("schema_payloads_total", "Payloads that a JSON Schema of `schemas` describes, once per message that clients of this pod receive, by result: `valid`; `invalid` (with `validate: reject` each client receives a gap); `skipped` (not validated, because the queue of `validate: count` was full); `missing` (not validated, because there is no valid document of this name).", &["schema", "result"])?,
             cloud_events_total: r.counters("cloud_events_total", "Events of routes with `format: cloudevents`, once for all clients, by the content mode of their messages: `structured` (unchanged), `binary` (all required attributes in headers), `completed` (Sidestream added required attributes).", &["route", "mode"])?,
             refusals_total: r.counters("refusals_total", "Requests and connections refused, by code.", &["code"])?,
             events_received_total: r.counters("events_received_total", "Messages received from NATS.", &["source"])?,

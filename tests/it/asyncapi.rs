@@ -1,6 +1,7 @@
 //! `sidestream asyncapi`: the official parser accepts the document, and messages are as it says.
 
 mod payloads;
+mod schemas;
 
 use std::io::Write as _;
 use std::process::{Command, Output, Stdio};
@@ -109,6 +110,10 @@ fn channels_have_the_paths_messages_servers_and_credentials_of_the_routes() {
                 "messages": messages(&["sse", "ndjson", "websocket", "long_poll", "grpc_web"]),
             },
             "events": { "address": "/events", "messages": both },
+            "changes": { "address": "/changes", "messages": [
+                "long_poll", "ndjson", "ndjson_control", "sse", "sse_control", "websocket",
+                "websocket_control", "websocket_subscribe", "websocket_unsubscribe",
+            ] },
             "events.orders.id-2": {
                 "address": "/events/{orders}/id",
                 "messages": ["websocket", "websocket_control"],

@@ -7,15 +7,19 @@ use std::process::{Command, Stdio};
 use async_nats::{HeaderMap, jetstream};
 use serde_json::{Value, json};
 
+use testkit::grpc::{Call, Form};
+use testkit::http1;
 use testkit::nats::{self, Nats};
 use testkit::ndjson::{Reader, Request};
 use testkit::sidestream::{self, Sidestream};
 use testkit::sse::SseClient;
+use testkit::websocket;
 
 const ROUTES: &str = r#"
 routes:
   - path: /orders
     sources: [{ stream: ORDERS, subjects: ["orders.>"] }]
+    framings: [sse, ndjson, websocket, long_poll, grpc_web]
     format: cloudevents
   - path: /plain
     sources: [{ stream: ORDERS, subjects: ["orders.>"] }]
@@ -111,6 +115,12 @@ async fn the_sdk_reads_every_kind_of_message_in_every_framing() {
     let mut events = SseClient::get(sidestream.url("/orders")).connect().await;
     let mut again = SseClient::get(sidestream.url("/orders")).connect().await;
     let mut lines = ndjson(&sidestream, "/orders").await;
+    let url = sidestream.url("/orders");
+    let mut messages = websocket::Request::new(&url).open().await;
+    let mut call = Call::new(Form::Grpc, sidestream.url(""), "/orders", "")
+        .send()
+        .await;
+    call.until("position").await;
     let mut plain = SseClient::get(sidestream.url("/plain")).connect().await;
 
     let with = |more: &[(&'static str, &'static str)]| [&REQUIRED[..], more].concat();
@@ -146,6 +156,21 @@ async fn the_sdk_reads_every_kind_of_message_in_every_framing() {
     for (line, document) in lines.events(6).await.iter().zip(&documents) {
         let document: Value = serde_json::from_str(document).unwrap();
         assert_eq!(line["data"], document);
+    }
+    for (message, document) in messages.events(6).await.iter().zip(&documents) {
+        let document: Value = serde_json::from_str(document).unwrap();
+        assert_eq!(message["data"], document);
+    }
+    for (message, document) in call.events(6).await.iter().zip(&documents) {
+        assert_eq!(message.data(), document.as_bytes());
+    }
+    let headers = [("Accept", "application/json"), ("Last-Event-ID", &*ids[0])];
+    let answer = http1::request("GET", &url, &headers).await.unwrap().json();
+    let polled = answer["events"].as_array().unwrap();
+    assert_eq!(polled.len(), 5);
+    for (event, document) in polled.iter().zip(&documents[1..]) {
+        let document: Value = serde_json::from_str(document).unwrap();
+        assert_eq!(event["data"], document);
     }
     assert_eq!(
         next_data(&mut plain).await.0,

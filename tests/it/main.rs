@@ -41,6 +41,7 @@ mod reload;
 mod republish;
 mod resume;
 mod schema_check;
+mod schemas;
 mod selftest;
 mod selftest_clients;
 mod slow;

@@ -16,6 +16,7 @@ const NAMES: &[(&str, &str)] = &[
     ("streams_opened_total", "route, protocol, framing"),
     ("version_streams", "route, version"),
     ("version_conversions_total", "route, version, result"),
+    ("schema_payloads_total", "schema, result"),
     ("cloud_events_total", "route, mode"),
     ("streams_closed_total", "route, reason"),
     ("refusals_total", "code"),

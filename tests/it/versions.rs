@@ -25,7 +25,7 @@ const ROUTES: &str = r#"
 routes:
   - path: /orders
     sources: [{ stream: ORDERS, subjects: ["orders.>"] }]
-    framings: [sse, ndjson, websocket, long_poll]
+    framings: [sse, ndjson, websocket, long_poll, grpc_web]
     expired: gap
     window: { events: 40 }
     versions: &versions

@@ -125,7 +125,7 @@ impl Server {
             ..Config::default()
         };
         let find = |_: &SourceConfig| -> Arc<dyn sidestream::feed::Source> { pod.buffer.clone() };
-        context.set_routes(Routes::new(config, &find, &|_| None, None, &metrics));
+        context.set_routes(Routes::new(config, &find, &|_| None, None, None, &metrics));
         let (goaway_trigger, goaway) = shutdown::channel();
         let (end_trigger, end) = shutdown::channel();
         Self {

@@ -2,8 +2,9 @@
 
 use serde_json::{Map, Value, json};
 
-use super::messages::messages;
+use super::messages::{client_messages, messages};
 use super::names::reference;
+use super::payloads::PayloadSchemas;
 use super::security;
 use super::servers::Server;
 use crate::config::Config;
@@ -23,6 +24,7 @@ pub(super) struct Channel<'c> {
     /// False for the event streams that the application asks for: every path can become one.
     pub(super) has_path: bool,
     pub(super) config: &'c Config,
+    pub(super) payloads: &'c PayloadSchemas<'c>,
 }
 
 impl Channel<'_> {
@@ -41,7 +43,7 @@ impl Channel<'_> {
             "address": address,
             "description": self.description(),
             "servers": servers.collect::<Vec<_>>(),
-            "messages": messages(self.route),
+            "messages": self.messages(),
         });
         let parameters = self.parameters();
         if !parameters.is_empty() {
@@ -55,17 +57,42 @@ impl Channel<'_> {
         channel
     }
 
+    /// Messages in both directions, by name.
+    fn messages(&self) -> Map<String, Value> {
+        let mut messages = messages(self.route, self.payloads);
+        messages.extend(client_messages(self.route));
+        messages
+    }
+
+    /// References to messages of the channel.
+    fn references(&self, messages: &Map<String, Value>) -> Vec<Value> {
+        let names = messages.keys();
+        names
+            .map(|name| reference(&["channels", &self.id, "messages", name]))
+            .collect()
+    }
+
+    /// Returns the operation with which a client changes its subjects; `None` if it cannot.
+    pub(super) fn change_operation(&self) -> Option<Value> {
+        let messages = client_messages(self.route);
+        (!messages.is_empty()).then(|| {
+            json!({
+                "action": "receive",
+                "summary": "Add and remove subjects of an open WebSocket",
+                "channel": reference(&["channels", &self.id]),
+                "messages": self.references(&messages),
+            })
+        })
+    }
+
     /// Returns the operation: the sidecar sends the messages of the channel.
     pub(super) fn operation(&self) -> Value {
-        let names = messages(self.route);
-        let messages = names
-            .keys()
-            .map(|name| reference(&["channels", &self.id, "messages", name]));
+        let messages = messages(self.route, self.payloads);
         let mut operation = json!({
             "action": "send",
             "summary": "Read the event stream",
             "channel": reference(&["channels", &self.id]),
-            "messages": messages.collect::<Vec<_>>(),
+            "messages": self.references(&messages),
         });
         if self.is_read_by_get() {
             operation["bindings"] = json!({

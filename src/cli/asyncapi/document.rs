@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 
 use super::channels::Channel;
 use super::names::{id, unused};
+use super::payloads::PayloadSchemas;
 use super::{schemas, security, servers};
 use crate::config::Config;
 use crate::encoding::Framing;
@@ -17,7 +18,13 @@ const DESCRIPTION: &str = "Event streams of NATS subjects, served by Sidestream.
     disconnects continues after the last `id` that it has received, in any framing and at any pod.";
 
 /// Returns the document. `addresses`: those of the servers, in place of the listeners.
-pub(super) fn document(config: &Config, addresses: &[Uri], title: &str, version: &str) -> Value {
+pub(super) fn document(
+    config: &Config,
+    payloads: &PayloadSchemas<'_>,
+    addresses: &[Uri],
+    title: &str,
+    version: &str,
+) -> Value {
     let routes = &config.http.routes;
     let has_websocket = config
         .http
@@ -34,15 +41,22 @@ pub(super) fn document(config: &Config, addresses: &[Uri], title: &str, version:
             route,
             has_path,
             config,
+            payloads,
         };
         channels.insert(channel.id.clone(), channel.object(&servers));
         operations.insert(channel.id.clone(), channel.operation());
+        if let Some(operation) = channel.change_operation() {
+            let name = unused(&operations, &format!("{}.subjects", channel.id));
+            operations.insert(name, operation);
+        }
     }
     let servers = servers
         .into_iter()
         .map(|server| (server.name, server.object));
     let mut components = Map::new();
-    components.insert("schemas".to_owned(), schemas::schemas());
+    let mut schemas = schemas::schemas();
+    schemas.extend(payloads.components.clone());
+    components.insert("schemas".to_owned(), Value::Object(schemas));
     let schemes = security::schemes(config);
     if !schemes.is_empty() {
         components.insert("securitySchemes".to_owned(), Value::Object(schemes));

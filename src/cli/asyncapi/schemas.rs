@@ -17,6 +17,10 @@ pub(super) const SSE_CONTROL: &str = "ServerSentControl";
 pub(super) const EVENT: &str = "Event";
 /// Control message as a JSON object.
 pub(super) const CONTROL: &str = "Control";
+/// Answer to a message of the client of a WebSocket.
+pub(super) const SUBJECTS: &str = "SubjectsControl";
+/// CloudEvent.
+pub(super) const CLOUD_EVENT: &str = "CloudEvent";
 
 /// Id of a control message.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -35,7 +39,7 @@ struct Control {
 }
 
 /// Returns the schemas by name.
-pub(super) fn schemas() -> Value {
+pub(super) fn schemas() -> Map<String, Value> {
     let controls = controls();
     let mut objects: Vec<Value> = controls.iter().map(object).collect();
     let opening = Control {
@@ -46,7 +50,7 @@ pub(super) fn schemas() -> Value {
     };
     objects.insert(0, object(&opening));
     let events: Vec<Value> = controls.iter().map(server_sent_event).collect();
-    json!({
+    let schemas = json!({
         SSE_EVENT: {
             "type": "object",
             "description": "Fields of a Server-Sent Event. An event of the state has no id.",
@@ -72,7 +76,62 @@ pub(super) fn schemas() -> Value {
         },
         SSE_CONTROL: { "oneOf": events },
         CONTROL: { "oneOf": objects },
+        SUBJECTS: { "oneOf": answers().iter().map(object).collect::<Vec<_>>() },
+        CLOUD_EVENT: {
+            "type": "object",
+            "description": "Event in the JSON format of CloudEvents 1.0, with the payload as `data`.",
+            "required": ["specversion", "id", "source", "type"],
+            "properties": {
+                "specversion": { "const": "1.0" },
+                "id": { "type": "string", "minLength": 1 },
+                "source": { "type": "string", "minLength": 1 },
+                "type": { "type": "string", "minLength": 1 },
+                "datacontenttype": { "type": "string" },
+                "data_base64": { "type": "string", "contentEncoding": "base64" },
+            },
+        },
+    });
+    match schemas {
+        Value::Object(schemas) => schemas,
+        _ => Map::new(),
+    }
+}
+
+/// Returns the schema of a message of the client of a WebSocket, which names subjects.
+pub(super) fn client_message(name: &str) -> Value {
+    let subjects = json!({ "type": "array", "minItems": 1, "items": { "type": "string" } });
+    json!({
+        "type": "object",
+        "required": [name],
+        "properties": { name: subjects },
+        "additionalProperties": false,
     })
+}
+
+/// Answers to the messages of the client of a WebSocket.
+fn answers() -> [Control; 3] {
+    let subjects = || json!({ "subjects": { "type": "array", "items": { "type": "string" } } });
+    let error = json!({ "reason": { "type": "string" }, "message": { "type": "string" } });
+    [
+        Control {
+            name: "subscribed",
+            meaning: "Subjects were added: all subjects now. Their events begin after the id.",
+            fields: subjects(),
+            id: Id::Always,
+        },
+        Control {
+            name: "unsubscribed",
+            meaning: "Subjects were removed: all subjects now.",
+            fields: subjects(),
+            id: Id::Always,
+        },
+        Control {
+            name: "error",
+            meaning: "A message of the client changed nothing.",
+            fields: error,
+            id: Id::Never,
+        },
+    ]
 }
 
 /// Returns the schema of the answer to a long poll, with these events.

@@ -15,6 +15,7 @@ mod listen;
 mod nats;
 mod per_client;
 mod routes;
+mod schemas;
 mod slow;
 mod sources;
 mod templates;
@@ -88,6 +89,13 @@ pub(super) fn config(root: &ValueReader<'_>) -> Option<Config> {
         routes::check(keys, &routes, subscribe);
         let routes: Vec<RouteConfig> = routes.into_iter().map(|route| route.config).collect();
         let presence = keys.get_or("presence", default.presence, presence);
+        let described = application.subscribe.iter();
+        let described = described
+            .map(|subscribe| &subscribe.route.config)
+            .chain(&routes);
+        let schemas = keys.get_or("schemas", default.schemas, |value| {
+            schemas::schemas(value, described)
+        });
         let tickets = authentication.tickets.as_ref();
         let tickets = tickets.map(|tickets| {
             let others = [
@@ -127,6 +135,7 @@ pub(super) fn config(root: &ValueReader<'_>) -> Option<Config> {
                     route: subscribe.route.config,
                 }),
             },
+            schemas,
             window_bytes_max: limits.window_bytes_max,
             feeds_max: limits.feeds_max,
             file_descriptors: limits.file_descriptors,

@@ -64,7 +64,7 @@ pub(super) fn versions(value: &ValueReader<'_>) -> Option<Versions> {
     })
 }
 
-fn version(value: &ValueReader<'_>) -> Option<Version> {
+pub(super) fn version(value: &ValueReader<'_>) -> Option<Version> {
     value.parsed("a version", |text| {
         Version::parse(text).ok_or("a version is a whole number from 1 to 65535")
     })

@@ -121,20 +121,20 @@ impl Subscriber {
     }
 }
 
-/// Returns an event of a page as the feed shows it: a gap, if its payload has no form in the version
-/// of the feed.
+/// Returns an event of a page as the feed shows it: a gap, if its payload has no valid form in the
+/// version of the feed.
 fn item(options: &FeedOptions, stored: &Arc<EncodedEvent>) -> Item {
     let Some(converter) = &options.converter else {
         return shown(options, stored);
     };
     let position = stored.event.position;
-    options.converted(converter, stored).map_or(
-        Item::Gap {
-            gap: Gap::CONVERSION,
+    match options.converted(converter, stored) {
+        Ok(converted) => shown(options, &converted),
+        Err(reason) => Item::Gap {
+            gap: Gap::one(reason),
             position,
         },
-        |converted| shown(options, &converted),
-    )
+    }
 }
 
 fn shown(options: &FeedOptions, encoded: &EncodedEvent) -> Item {

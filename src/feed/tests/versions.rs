@@ -31,7 +31,7 @@ fn to_version_1(counters: &ConversionCounters) -> Arc<Converter> {
         }],
     };
     let converter = VersionConverter::new(&versions, version("1"), counters.clone());
-    Converter::new(Some(converter), None).into()
+    Converter::new(Some(converter), None, None).unwrap().into()
 }
 
 fn counters() -> ConversionCounters {

@@ -6,10 +6,12 @@
 //! | `watch` | every value of a bucket, then every change |
 //! | `revocations` | revoked credentials, and clients to disconnect |
 //! | `presence` | which clients are connected to which pod |
+//! | `schemas` | JSON Schemas of payloads |
 //! | `tickets` | credentials for one event stream, each of which one pod redeems |
 
 pub(super) mod bucket;
 pub(super) mod presence;
 pub(super) mod revocations;
+pub(super) mod schemas;
 pub(super) mod tickets;
 mod watch;

@@ -337,7 +337,7 @@ fn each_reference(schema: &Value, pointer: &str, visit: &mut impl FnMut(&str, &V
 }
 
 /// Parts of a schema that may be schemas, with their JSON pointers in it.
-fn children(schema: &Value) -> Vec<(String, &Value)> {
+pub(super) fn children(schema: &Value) -> Vec<(String, &Value)> {
     let at = |tokens: &[&str]| {
         let mut pointer = String::new();
         tokens
@@ -381,7 +381,7 @@ pub(super) fn push_token(pointer: &mut String, token: &str) {
 }
 
 /// Base URI that a schema gives itself.
-fn own_id(schema: &Value) -> Option<&str> {
+pub(super) fn own_id(schema: &Value) -> Option<&str> {
     let id = schema.get("$id").or_else(|| schema.get("id"))?.as_str()?;
     let (id, _) = split(id);
     (!id.is_empty()).then_some(id)

@@ -1,4 +1,14 @@
-//! JSON Schemas of payloads: the documents, and whether a change of them is backward compatible.
+//! JSON Schemas of payloads: the documents, whether payloads are valid, and whether a change of a
+//! schema is backward compatible.
+//!
+//! | file | job |
+//! | --- | --- |
+//! | `documents`, `folder` | valid documents with their references; the files of a folder |
+//! | `schemas`, `live` | which document describes a payload; `count` and `reject`; the documents in force |
+//! | `compiled` | validators with a bounded cost |
+//! | `linked` | documents as parts of another one |
+//! | `sample` | the thread that validates for `count` |
+//! | `compatibility`, `groups`, `place` | the comparison of two versions |
 //!
 //! [`SchemaDocuments`] are valid schemas that may refer to each other. A change from old ones to
 //! new ones is backward compatible if each document that is valid under the new schema is valid
@@ -10,11 +20,23 @@
 //! into their keywords to find the place, and to prove more than one question does.
 
 mod compatibility;
+mod compiled;
 mod documents;
+mod folder;
 mod groups;
+mod linked;
+mod live;
 mod place;
+mod sample;
+mod schemas;
 #[cfg(test)]
 mod tests;
 
 pub use compatibility::{Incompatibility, incompatibilities};
 pub use documents::{InvalidSchema, SchemaDocuments};
+pub use folder::{FolderLimits, read_file, read_folder};
+pub use linked::linked;
+pub use schemas::{
+    FoundDocuments, RouteSchemas, SchemaOrigin, SchemaRule, Schemas, SchemasConfig, Validation,
+    limits,
+};

@@ -1,6 +1,7 @@
 //! Versions over WebSocket and in long polls.
 
 use serde_json::{Value, json};
+use testkit::grpc::{Call, Form};
 use testkit::http1::{self, Answer};
 use testkit::websocket::Request;
 
@@ -39,6 +40,14 @@ async fn every_framing_shows_the_version_and_an_event_is_converted_once_for_all(
     let mut messages = websocket(&fixture, "1", false).open().await;
     let mut over_http2 = websocket(&fixture, "1", true).open().await;
     let mut current = websocket(&fixture, "2", false).open().await;
+    let base = fixture.sidestream.url("");
+    let mut calls = Vec::new();
+    for form in [Form::Grpc, Form::WebHttp1] {
+        let call = Call::new(form, base.clone(), "/orders?version=1", "");
+        let mut call = call.send().await;
+        call.until("position").await;
+        calls.push(call);
+    }
     fixture.publish("orders.1", "2", NEW).await;
     fixture.publish("orders.1", "2", "no JSON").await;
 
@@ -52,6 +61,11 @@ async fn every_framing_shows_the_version_and_an_event_is_converted_once_for_all(
     for client in [&mut messages, &mut over_http2] {
         assert_eq!(client.events(1).await[0]["data"], expected);
         assert_eq!(client.until_control("gap").await.1["reason"], gap);
+    }
+    for call in &mut calls {
+        let data = call.events(1).await[0].data();
+        assert_eq!(data, expected.to_string().as_bytes());
+        assert_eq!(call.until("gap").await.reason(), gap);
     }
     assert_eq!(
         current.events(1).await[0]["data"]["customer"]["name"],

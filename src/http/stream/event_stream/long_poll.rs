@@ -31,7 +31,7 @@ use crate::encoding::Framing;
 use crate::event::Position;
 use crate::event::id::Joined;
 use crate::feed::snapshot::Document;
-use crate::feed::{Gap, SnapshotReader, StateItem};
+use crate::feed::{SnapshotReader, StateItem};
 use crate::http::stream::compact_time;
 use crate::http::stream::write_batch::{BATCH_BYTES, WriteBatch, WriteStats, Written};
 use crate::presence::CloseReason;
@@ -132,8 +132,8 @@ impl EventStream {
             return None;
         };
         let positions = self.positions();
-        for _ in 0..document.gaps {
-            self.report_gap(Gap::CONVERSION, Some(0), &positions);
+        for gap in &*document.gaps {
+            self.report_gap(*gap, Some(0), &positions);
         }
         self.end(CloseReason::Answered);
         self.record_written(Written {

@@ -36,9 +36,9 @@ impl EventStream {
     /// Returns true if the client's state is not exact after this gap.
     pub(super) fn needs_state(&self, gap: Gap) -> bool {
         let is_exact = match gap.reason {
-            // The newest event of each subject follows; or the message has no form in the version of
-            // the client, also in a state.
-            GapReason::Conflated | GapReason::Conversion => true,
+            // The newest event of each subject follows; or the message has no valid form in the
+            // version of the client, also in a state.
+            GapReason::Conflated | GapReason::Conversion | GapReason::Schema => true,
             // The message is too large for an event, also in a state.
             GapReason::Upstream => gap.missed == Some(1),
             _ => false,

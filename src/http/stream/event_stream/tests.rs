@@ -68,7 +68,7 @@ impl Fixture {
             ..Config::default()
         };
         let metrics = Arc::new(Metrics::new().unwrap());
-        let routes = Routes::new(config, &|_| buffer.clone(), &|_| None, None, &metrics);
+        let routes = Routes::new(config, &|_| buffer.clone(), &|_| None, None, None, &metrics);
         let context = Context::new(
             metrics,
             StreamTable::default(),
