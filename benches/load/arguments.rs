@@ -2,6 +2,7 @@
 
 use clap::{Parser, Subcommand};
 
+use crate::bare;
 use crate::framings::Framings;
 use crate::guard::Guard;
 use crate::options::Options;
@@ -27,14 +28,7 @@ pub(crate) struct Arguments {
 pub(crate) enum Command {
     /// The bare send loop, started by `--target bare`
     #[command(hide = true)]
-    Bare {
-        /// NATS server to read from
-        #[arg(long)]
-        nats: String,
-        /// Keep all events in memory, for clients that return
-        #[arg(long)]
-        keep: bool,
-    },
+    Bare(bare::Options),
     /// Measures everything in docs/benchmarks.md: about forty minutes
     Suite(Suite),
     /// Compares the speed of two builds; exits 1 if the tree is slower

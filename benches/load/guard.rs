@@ -370,11 +370,16 @@ const ATTEMPTS_MAX: usize = 3;
 
 const NOISE: &str = "noise: beyond the limit, but not in all rounds. Repeat it with more rounds on a quieter machine.\n";
 
-/// Eight scenarios; *idle* is measured over three protocols.
-const COMPARISONS: [Comparison; 10] = [
+/// Eight scenarios; *broadcast* and *storm* are measured over TLS too, *idle* over three protocols.
+const COMPARISONS: [Comparison; 12] = [
     Comparison {
         name: "broadcast",
         options: "--scenario broadcast --seconds 5",
+        ..DELIVERIES
+    },
+    Comparison {
+        name: "broadcast, TLS",
+        options: "--scenario broadcast --seconds 5 --tls",
         ..DELIVERIES
     },
     Comparison {
@@ -418,6 +423,14 @@ const COMPARISONS: [Comparison; 10] = [
         options: "--scenario storm",
         cost: "/connect/cpu_us_per_client",
         bare_limit: Some(1.35),
+        ..DELIVERIES
+    },
+    Comparison {
+        scenario: "storm",
+        name: "storm, TLS",
+        unit: "CPU us per client",
+        options: "--scenario storm --tls",
+        cost: "/connect/cpu_us_per_client",
         ..DELIVERIES
     },
     Comparison {

@@ -40,6 +40,7 @@ use measure::Setting;
 use options::Options;
 use plan::Plan;
 use publisher::Outlet;
+use stage::certificate::Certificate;
 use stage::machine;
 use stage::nats::{self, Nats};
 use stage::recipe::Recipe;
@@ -60,7 +61,7 @@ struct Measured {
 fn main() -> ExitCode {
     let mut arguments = Arguments::parse();
     let result = match &mut arguments.command {
-        Some(Command::Bare { nats, keep }) => bare::run(nats, *keep).map(|()| true),
+        Some(Command::Bare(options)) => bare::run(options).map(|()| true),
         Some(Command::Suite(suite)) => on_core(Some(suite.load_cpu()), suite.run()),
         Some(Command::Guard(guard)) => guard
             .cores
@@ -169,33 +170,39 @@ async fn measure_one(
     let principals = options.principals.map(|principals| principals as usize);
     let principals = principals.unwrap_or_else(|| plan.client_count());
     let tokens = tokens.map(|algorithm| Tokens::new(algorithm, principals));
+    let certificate = options
+        .tls
+        .then(|| Certificate::new(options.key, options.resume));
     let recipe = Recipe {
         sidestream: options.sidestream.clone(),
         core: options.server_cpu,
-        tls: options.tls,
+        tls: certificate.transpose()?,
         log: options.log.clone(),
         framing: plan.framing,
         replay: plan.replay,
         tokens: tokens.transpose()?,
         application: None,
     };
-    let server = match (target, &options.url) {
-        (Target::Bare, _) => Server::bare(&recipe, nats.url()).await?,
-        (Target::Sidestream, _) => Server::sidestream(&recipe, nats.url()).await?,
-        (Target::Nchan, _) => Server::nchan(&recipe).await?,
-        (Target::Node, _) => Server::node(&recipe, nats.url()).await?,
-        (Target::Url, url) => {
-            let url = url.as_deref().ok_or("--target url needs --url")?;
-            Server::existing(url, options.pid, options.ca.as_deref())
-        }
-    };
     let (path, subject) = options.source.route(plan.subjects);
     let path = if target == Target::Url { "" } else { path };
     let tokens = recipe.tokens.as_ref().map(Tokens::of_principals);
-    let endpoint = Endpoint::resolve(&format!("{}{path}", server.origin()), server.ca())
-        .await?
-        .with_own_source(run)
-        .with_tokens(tokens.unwrap_or_default());
+    let tokens = tokens.unwrap_or_default();
+    let resolve = async |server: &Server| {
+        let url = format!("{}{path}", server.origin());
+        let endpoint = Endpoint::resolve(&url, server.ca(), options.resume).await?;
+        Fallible::Ok(endpoint.with_own_source(run).with_tokens(tokens.clone()))
+    };
+    let mut server = start(options, target, &recipe, nats).await?;
+    let mut endpoint = resolve(&server).await?;
+    if options.resume {
+        measure::first_visit(&plan, &endpoint).await?;
+        // The bare loop shares no keys with others.
+        if target == Target::Sidestream {
+            server.stop().await?;
+            server = start(options, target, &recipe, nats).await?;
+        }
+        endpoint = resolve(&server).await?.with_tickets_of(&endpoint);
+    }
     let subject = options.subject.as_deref().unwrap_or(subject);
     let outlet = match server.posts() {
         Some(address) => Outlet::Posts {
@@ -216,6 +223,24 @@ async fn measure_one(
     let result = measure::run(&plan, setting).await?;
     server.stop().await?;
     Ok(result)
+}
+
+async fn start(
+    options: &Options,
+    target: Target,
+    recipe: &Recipe,
+    nats: &Nats,
+) -> Fallible<Server> {
+    match (target, &options.url) {
+        (Target::Bare | Target::BareH2, _) => Server::bare(recipe, nats.url()).await,
+        (Target::Sidestream, _) => Server::sidestream(recipe, nats.url()).await,
+        (Target::Nchan, _) => Server::nchan(recipe).await,
+        (Target::Node, _) => Server::node(recipe, nats.url()).await,
+        (Target::Url, url) => {
+            let url = url.as_deref().ok_or("--target url needs --url")?;
+            Ok(Server::existing(url, options.pid, options.ca.as_deref()))
+        }
+    }
 }
 
 fn print_report(
@@ -259,6 +284,8 @@ fn print_report(
         "plan": plan,
         "source": options.source,
         "tls": options.tls,
+        "key": options.key,
+        "resume": options.resume,
         "tokens": options.tokens,
         "results": results,
     });

@@ -51,6 +51,19 @@ pub(crate) async fn run(plan: &Plan, setting: Setting<'_>) -> Fallible<Value> {
     }
 }
 
+/// Connects all clients once and disconnects them: they have session tickets afterwards.
+pub(crate) async fn first_visit(plan: &Plan, endpoint: &Endpoint) -> Fallible<()> {
+    let meter = Arc::new(Meter::new());
+    let fleet = Fleet::open(&plan.clients, crowd(plan, endpoint, Visit::First, &meter));
+    let clients = plan.client_count() as u64;
+    meter.until(Goal::Settled(clients), CONNECT_TIMEOUT).await;
+    fleet.close().await;
+    match meter.read(|tally| (tally.opened == clients, tally.problem.clone())) {
+        (true, _) => Ok(()),
+        (false, problem) => Err(problem.unwrap_or_default().into()),
+    }
+}
+
 async fn live(plan: &Plan, setting: Setting<'_>) -> Fallible<Value> {
     let mut run = Run::new(plan, &setting).await?;
     let stored = setting.nats.stored().await?;
@@ -132,6 +145,7 @@ impl<'a> Run<'a> {
         let value = json!({
             "clients": clients,
             "opened": opened,
+            "resumed": self.meter.read(|tally| tally.resumed),
             "seconds": seconds,
             "per_second": opened as f64 / seconds,
             "first_byte_ms": first_byte,
@@ -229,6 +243,10 @@ impl<'a> Run<'a> {
     /// received every event once and in order.
     fn faults(&self, from: u64, events: u64) -> Value {
         let expected = self.plan.deliveries(from, events);
+        let expected_resumed = match self.plan.resume {
+            true => self.plan.connection_count() as u64,
+            false => 0,
+        };
         self.meter.read(|tally| {
             json!({
                 "missing": expected.saturating_sub(tally.events),
@@ -241,6 +259,7 @@ impl<'a> Run<'a> {
                 "refused": tally.failed,
                 "unanswered": (self.plan.client_count() as u64).saturating_sub(tally.opened + tally.failed),
                 "ended": tally.ended,
+                "not_resumed": expected_resumed.saturating_sub(tally.resumed),
                 "first_problem": tally.problem,
             })
         })
@@ -264,7 +283,7 @@ impl<'a> Run<'a> {
 
 /// Returns whether an event was lost, duplicated or reordered, or a client was not served.
 pub(crate) fn is_faulty(run: &Value) -> bool {
-    const FAULTS: [&str; 10] = [
+    const FAULTS: [&str; 11] = [
         "missing",
         "duplicates",
         "out_of_order",
@@ -273,6 +292,7 @@ pub(crate) fn is_faulty(run: &Value) -> bool {
         "close_events",
         "refused",
         "unanswered",
+        "not_resumed",
         "ended",
         "not_stored",
     ];

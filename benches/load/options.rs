@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, ValueEnum};
 
 use crate::Fallible;
+use crate::stage::certificate::Key;
 use crate::stage::machine;
 use crate::stage::recipe::From;
 use crate::stage::server::Target;
@@ -109,9 +110,16 @@ pub(crate) struct Options {
     /// Framing of the event streams; bare, nchan and node have Server-Sent Events only
     #[arg(long, value_enum, default_value = "sse")]
     pub(crate) framing: Framing,
-    /// Use TLS (HTTP/1.1, with --spawn)
+    /// Use TLS (with --spawn)
     #[arg(long, conflicts_with = "url")]
     pub(crate) tls: bool,
+    /// Key of the server's certificate
+    #[arg(long, value_enum, requires = "tls", default_value = "ecdsa")]
+    pub(crate) key: Key,
+    /// Clients return to another sidecar with their session tickets, as after a drain; only the
+    /// return is measured
+    #[arg(long, requires = "tls")]
+    pub(crate) resume: bool,
     /// Authenticate the clients with tokens of this algorithm, on one subject
     #[arg(long, value_enum, conflicts_with_all = ["url", "subjects"])]
     pub(crate) tokens: Option<Algorithm>,

@@ -40,6 +40,8 @@ pub(crate) struct Plan {
     pub(crate) size: usize,
     /// Maximum number of clients between connect and first byte.
     pub(crate) connecting: usize,
+    /// The clients return with session tickets.
+    pub(crate) resume: bool,
     /// Events missed before the clients return. Nothing is published after their return.
     pub(crate) replay: Option<Replay>,
 }
@@ -71,9 +73,6 @@ impl Plan {
                 },
             ],
             (_, None | Some(Protocol::H1)) => vec![http1],
-            (_, Some(Protocol::H2)) if options.tls => {
-                return Err("HTTP/2 is measured in clear text only".into());
-            }
             (_, Some(Protocol::H2)) => vec![http2],
         };
         let total: usize = clients.iter().map(|shape| shape.clients()).sum();
@@ -124,6 +123,7 @@ impl Plan {
             connecting: options
                 .connecting
                 .map_or(preset.connecting, |connecting| connecting as usize),
+            resume: options.resume,
             replay,
         })
     }
@@ -134,6 +134,8 @@ impl Plan {
         let mut plan = self.clone();
         if target == Target::Bare || target.is_peer() {
             plan.clients = plan.clients.into_iter().map(Shape::as_http1).collect();
+        }
+        if target != Target::Sidestream && target != Target::Url {
             plan.framing = Framing::Sse;
         }
         plan
@@ -142,6 +144,11 @@ impl Plan {
     /// Returns the number of event streams.
     pub(crate) fn client_count(&self) -> usize {
         self.clients.iter().map(|shape| shape.clients()).sum()
+    }
+
+    /// Returns the number of connections.
+    pub(crate) fn connection_count(&self) -> usize {
+        self.clients.iter().map(|shape| shape.connections()).sum()
     }
 
     /// Returns the number of deliveries of the events `from..from + events`.

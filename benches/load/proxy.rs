@@ -119,7 +119,7 @@ impl Proxy {
         let recipe = Recipe {
             sidestream: self.sidestream.clone(),
             core: self.cores.server_cpu,
-            tls: false,
+            tls: None,
             log: "warn".to_owned(),
             framing: Framing::Sse,
             replay: None,

@@ -108,6 +108,7 @@ pub(crate) fn number(value: f64, decimals: usize) -> String {
 /// Label, JSON pointer into the result of a run, and decimals.
 pub(crate) const ROWS: &[(&str, &str, usize)] = &[
     ("clients opened", "/connect/opened", 0),
+    ("TLS sessions resumed", "/connect/resumed", 0),
     ("connects per second", "/connect/per_second", 0),
     ("CPU us per connect", "/connect/cpu_us_per_client", 1),
     ("first byte p50 ms", "/connect/first_byte_ms/p50", 1),
@@ -201,5 +202,6 @@ pub(crate) const ROWS: &[(&str, &str, usize)] = &[
     ("events without id", "/faults/without_id", 0),
     ("clients rejected", "/faults/refused", 0),
     ("clients unanswered", "/faults/unanswered", 0),
+    ("TLS sessions not resumed", "/faults/not_resumed", 0),
     ("event streams ended", "/faults/ended", 0),
 ];

@@ -183,9 +183,9 @@ impl Result {
     }
 }
 
-use Target::{Bare, Nchan, Node, Sidestream};
+use Target::{Bare, BareH2, Nchan, Node, Sidestream};
 
-const MEASUREMENTS: [Measurement; 13] = [
+const MEASUREMENTS: [Measurement; 16] = [
     Measurement {
         name: "idle",
         title: "idle: 10,000 idle clients, then ten events",
@@ -282,6 +282,29 @@ const MEASUREMENTS: [Measurement; 13] = [
         ],
     },
     Measurement {
+        name: "broadcast-tls",
+        title: "broadcast over TLS: 1,000 clients x 40 events/s",
+        options: "--scenario broadcast --tls",
+        targets: &[Bare, Sidestream],
+        rows: &[
+            "/delivery/cpu_us_per_delivery/total",
+            "/delivery/cpu_us_per_delivery/user",
+            "/delivery/latency_ms/p50",
+            "/delivery/latency_ms/p99",
+        ],
+    },
+    Measurement {
+        name: "h2-tls",
+        title: "h2 over TLS (bare: HTTP/2 too, without flow control)",
+        options: "--scenario h2 --tls",
+        targets: &[BareH2, Sidestream],
+        rows: &[
+            "/delivery/cpu_us_per_delivery/total",
+            "/delivery/latency_ms/p50",
+            "/delivery/latency_ms/p99",
+        ],
+    },
+    Measurement {
         name: "replay-window",
         title: "replay: 1,000 clients reconnect, each with a lag of 1,000 events, from memory",
         options: "--scenario replay --from window",
@@ -321,7 +344,18 @@ const MEASUREMENTS: [Measurement; 13] = [
         name: "storm-tls",
         title: "storm over TLS",
         options: "--scenario storm --tls",
-        targets: &[Sidestream],
+        targets: &[Bare, Sidestream],
+        rows: &[
+            "/connect/cpu_us_per_client",
+            "/connect/per_second",
+            "/connect/first_byte_ms/p99",
+        ],
+    },
+    Measurement {
+        name: "storm-tls-resumed",
+        title: "storm over TLS: clients return to another sidecar with session tickets",
+        options: "--scenario storm --tls --resume",
+        targets: &[Bare, Sidestream],
         rows: &[
             "/connect/cpu_us_per_client",
             "/connect/per_second",

@@ -183,7 +183,12 @@ fn rate(Rate { rate, burst }: Rate) -> Value {
 }
 
 fn listener(listener: &ListenConfig) -> Value {
-    json!({ "address": listener.address, "tls": listener.tls.as_ref().map(server_tls) })
+    let tls = listener.tls.as_ref().map(|tls| {
+        let mut value = server_tls(tls);
+        value["session_ticket_keys"] = json!(tls.session_ticket_keys);
+        value
+    });
+    json!({ "address": listener.address, "tls": tls })
 }
 
 fn server_tls(tls: &TlsConfig) -> Value {
@@ -191,6 +196,7 @@ fn server_tls(tls: &TlsConfig) -> Value {
         certificate,
         key,
         client_ca,
+        session_ticket_keys: _,
     } = tls;
     json!({ "certificate": certificate, "key": key, "client_ca": client_ca })
 }

@@ -45,6 +45,8 @@ pub struct Context {
     pub(super) ticket_limiter: TicketLimiter,
     /// By protocol ([`Protocol::Http11`], [`Protocol::H2`]), then clear text and TLS.
     connections: [[ConnectionMetrics; 2]; 2],
+    /// Full, then resumed.
+    tls_handshakes: [IntCounter; 2],
     /// By [`RejectionCode`].
     rejections: [IntCounter; RejectionCode::COUNT],
     /// Revocations; unset without a bucket.
@@ -79,6 +81,8 @@ impl Context {
         });
         let rejections = RejectionCode::ALL
             .map(|code| metrics.refusals_total.with_label_values(&[code.row().code]));
+        let tls_handshakes =
+            ["full", "resumed"].map(|kind| metrics.tls_handshakes_total.with_label_values(&[kind]));
         // Closed labels start at 0, so that `increase` sees the first event.
         for outcome in Outcome::LABELS {
             metrics.resumes_total.with_label_values(&[outcome]);
@@ -94,6 +98,7 @@ impl Context {
         }
         Arc::new(Self {
             connections,
+            tls_handshakes,
             rejections,
             metrics,
             streams,
@@ -152,6 +157,11 @@ impl Context {
     /// Counts a rejection.
     pub(super) fn count_rejection(&self, code: RejectionCode) {
         self.rejections[code as usize].inc();
+    }
+
+    /// Counts a TLS handshake.
+    pub(super) fn count_tls_handshake(&self, is_resumed: bool) {
+        self.tls_handshakes[usize::from(is_resumed)].inc();
     }
 
     pub(super) fn is_draining(&self) -> bool {

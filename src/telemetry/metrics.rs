@@ -30,6 +30,8 @@ pub struct Metrics {
     pub connections: IntGaugeVec,
     /// `sidestream_connections_total{protocol,tls}`
     pub connections_total: IntCounterVec,
+    /// `sidestream_tls_handshakes_total{kind}`
+    pub tls_handshakes_total: IntCounterVec,
     /// `sidestream_connections_memory_bytes`
     pub connections_memory_bytes: IntGauge,
     /// `sidestream_streams{route,protocol,framing}`
@@ -221,6 +223,7 @@ impl Metrics {
         let metrics = Self {
             connections: r.gauges("connections", "Open client connections.", &["protocol", "tls"])?,
             connections_total: r.counters("connections_total", "Accepted client connections.", &["protocol", "tls"])?,
+            tls_handshakes_total: r.counters("tls_handshakes_total", "TLS handshakes with clients, by kind: `full`, or `resumed` (the client returned with a session ticket or a session id).", &["kind"])?,
             connections_memory_bytes: r.gauge("connections_memory_bytes", "Estimated memory of client connections. Events in transit are not included: they are shared with the windows, or copies for one write.")?,
             streams: r.gauges("streams", "Open event streams.", &["route", "protocol", "framing"])?,
             streams_opened_total: r.counters("streams_opened_total", "Opened event streams.", &["route", "protocol", "framing"])?,

@@ -46,6 +46,7 @@ mod selftest;
 mod selftest_clients;
 mod slow;
 mod tail;
+mod tls_sessions;
 mod upstream;
 mod versions;
 mod websocket;

@@ -11,6 +11,7 @@ const NAMES: &[(&str, &str)] = &[
     ("build_info", "version"),
     ("connections", "protocol, tls"),
     ("connections_total", "protocol, tls"),
+    ("tls_handshakes_total", "kind"),
     ("connections_memory_bytes", ""),
     ("streams", "route, protocol, framing"),
     ("streams_opened_total", "route, protocol, framing"),

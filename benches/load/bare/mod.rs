@@ -3,7 +3,7 @@
 //! It is the limit that the sidecar is compared with. One thread runs one epoll loop. It reads
 //! messages from NATS with a parser of its own ([`nats`]), and accepts HTTP/1.1 connections.
 //!
-//! A connection sends its request once; the path selects a subject. Afterwards the connection is
+//! An HTTP/1.1 connection sends its request once; the path selects a subject. Afterwards the connection is
 //! a socket in the list of its subject, and every frame for the subject is one `send` of bytes that
 //! were prepared once. Frames that are ready together leave together. There are no timers, no
 //! heartbeats and no limits.
@@ -11,24 +11,47 @@
 //! With `--keep` the loop keeps all frames in memory for the scenario *replay*. A client that
 //! sends any `Last-Event-ID` then receives every frame after the first one of its subject.
 
+mod http2;
 mod nats;
+mod socket;
 
 use std::collections::HashMap;
-use std::io::{ErrorKind, Read as _, Write as _};
+use std::io::{ErrorKind, Write as _};
+use std::path::PathBuf;
+use std::sync::Arc;
 
-use mio::net::{TcpListener, TcpStream};
+use clap::Args;
+use mio::net::TcpListener;
 use mio::{Events, Interest, Poll, Token};
-use socket2::{Domain, Socket, Type};
+use rustls::ServerConfig;
+use socket2::{Domain, Type};
 
 use crate::Fallible;
 use crate::stage::sidecar;
+use http2::Http2;
 use nats::Feed;
+use socket::Socket;
+
+/// Options of the bare loop.
+#[derive(Args, Debug)]
+pub(crate) struct Options {
+    /// NATS server to read from
+    #[arg(long)]
+    nats: String,
+    /// Keep all events in memory, for clients that return
+    #[arg(long)]
+    keep: bool,
+    /// Certificate (PEM), to serve TLS
+    #[arg(long, requires = "key")]
+    certificate: Option<PathBuf>,
+    /// Its key (PEM)
+    #[arg(long, requires = "certificate")]
+    key: Option<PathBuf>,
+}
 
 /// Serves messages on `load.>` and `core.>` on a free port until the process is killed.
-///
-/// With `keep` all frames stay in memory.
-pub(crate) fn run(nats: &str, keep: bool) -> Fallible<()> {
-    let mut server = Bare::start(nats, keep)?;
+pub(crate) fn run(options: &Options) -> Fallible<()> {
+    let mut server = Bare::start(options)?;
     let mut events = Events::with_capacity(1024);
     loop {
         match server.poll.poll(&mut events, None) {
@@ -50,6 +73,9 @@ struct Bare {
     listener: TcpListener,
     feed: Feed,
     keep: bool,
+    tls: Option<Arc<ServerConfig>>,
+    /// Connections over HTTP/2.
+    http2: Vec<usize>,
     connections: Vec<Option<Connection>>,
     free: Vec<usize>,
     subjects: HashMap<Vec<u8>, Subject>,
@@ -58,8 +84,10 @@ struct Bare {
 }
 
 struct Connection {
-    socket: TcpStream,
+    socket: Socket,
     asked: bool,
+    /// `None` on HTTP/1.1.
+    http2: Option<Http2>,
     /// Bytes that the socket did not accept. Allocates nothing while the socket accepts everything.
     unsent: Vec<u8>,
     /// With `keep`: the subject, and the number of its bytes that were sent.
@@ -71,22 +99,26 @@ struct Subject {
     connections: Vec<usize>,
     /// Frames to send. Frames that are ready together are sent together.
     frames: Vec<u8>,
+    /// The same events for HTTP/2, if there are connections.
+    events: Vec<u8>,
     /// With `keep`: all frames, and the length of the first one.
     kept: Vec<u8>,
     first: usize,
 }
 
 impl Bare {
-    fn start(nats: &str, keep: bool) -> Fallible<Self> {
+    fn start(options: &Options) -> Fallible<Self> {
+        let tls = options.certificate.as_deref().zip(options.key.as_deref());
+        let tls = tls.map(|(certificate, key)| socket::tls(certificate, key));
         let poll = Poll::new()?;
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+        let socket = socket2::Socket::new(Domain::IPV4, Type::STREAM, None)?;
         socket.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into())?;
         socket.listen(4096)?;
         socket.set_nonblocking(true)?;
         let mut listener = TcpListener::from_std(socket.into());
         poll.registry()
             .register(&mut listener, LISTENER, Interest::READABLE)?;
-        let mut feed = Feed::subscribe(nats, &["load.>", "core.>"])?;
+        let mut feed = Feed::subscribe(&options.nats, &["load.>", "core.>"])?;
         poll.registry()
             .register(feed.socket(), FEED, Interest::READABLE)?;
         let address = listener.local_addr()?;
@@ -98,7 +130,9 @@ impl Bare {
             poll,
             listener,
             feed,
-            keep,
+            keep: options.keep,
+            tls: tls.transpose()?,
+            http2: Vec::new(),
             connections: Vec::new(),
             free: Vec::new(),
             subjects: HashMap::new(),
@@ -108,22 +142,26 @@ impl Bare {
 
     fn accept(&mut self) -> Fallible<()> {
         loop {
-            let mut socket = match self.listener.accept() {
+            let socket = match self.listener.accept() {
                 Ok((socket, _)) => socket,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
                 Err(error) => return Err(error.into()),
             };
             socket.set_nodelay(true)?;
+            let mut socket = Socket::new(socket, self.tls.as_ref())?;
             let index = self.free.pop().unwrap_or_else(|| {
                 self.connections.push(None);
                 self.connections.len() - 1
             });
-            self.poll
-                .registry()
-                .register(&mut socket, Token(FIRST + index), Interest::READABLE)?;
+            self.poll.registry().register(
+                socket.source(),
+                Token(FIRST + index),
+                Interest::READABLE,
+            )?;
             self.connections[index] = Some(Connection {
                 socket,
                 asked: false,
+                http2: None,
                 unsent: Vec::new(),
                 reading: None,
             });
@@ -137,7 +175,7 @@ impl Bare {
             return Ok(());
         };
         let mut alive = true;
-        if writable && !connection.unsent.is_empty() {
+        if writable && (connection.socket.is_waiting() || !connection.unsent.is_empty()) {
             alive = connection.flush(&self.poll, index)?;
         }
         if alive
@@ -155,6 +193,16 @@ impl Bare {
             match connection.socket.read(&mut request) {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
                 Ok(0) | Err(_) => alive = false,
+                Ok(read) if connection.http2.is_some() => {
+                    alive = connection.serve_http2(&request[..read], &self.poll, index)?;
+                }
+                Ok(read) if request[..read].starts_with(http2::PREFACE) => {
+                    connection.http2 = Some(Http2::default());
+                    self.http2.push(index);
+                    let rest = &request[http2::PREFACE.len()..read];
+                    alive = connection.send(&http2::settings(), &self.poll, index)?
+                        && connection.serve_http2(rest, &self.poll, index)?;
+                }
                 Ok(read) if !connection.asked => {
                     // The clients of this tool send their request in one piece.
                     let text = std::str::from_utf8(&request[..read])?;
@@ -187,6 +235,7 @@ impl Bare {
     fn close(&mut self, index: usize) {
         self.connections[index] = None;
         self.free.push(index);
+        self.http2.retain(|&other| other != index);
         for subject in self.subjects.values_mut() {
             subject.connections.retain(|&other| other != index);
         }
@@ -194,16 +243,22 @@ impl Bare {
 
     /// Sends all messages that NATS has delivered, with one write for each connection.
     fn deliver(&mut self) -> Fallible<()> {
+        let mut out = Vec::new();
         while self.feed.fill()? {
             while let Some((name, payload)) = self.feed.next()? {
-                if self.keep && !self.subjects.contains_key(name) {
+                let is_new = self.keep || !self.http2.is_empty();
+                if is_new && !self.subjects.contains_key(name) {
                     self.subjects.insert(name.to_vec(), Subject::default());
                 }
                 let Some(subject) = self.subjects.get_mut(name) else {
                     continue;
                 };
-                if !subject.connections.is_empty() && subject.frames.is_empty() {
+                let is_read = !subject.connections.is_empty() || !self.http2.is_empty();
+                if is_read && subject.frames.is_empty() && subject.events.is_empty() {
                     self.dirty.push(name.to_vec());
+                }
+                if !self.http2.is_empty() {
+                    event(&mut subject.events, payload);
                 }
                 if !subject.connections.is_empty() {
                     frame(&mut subject.frames, payload);
@@ -233,6 +288,19 @@ impl Bare {
                     }
                 }
                 subject.frames.clear();
+                for &index in &self.http2 {
+                    let Some(connection) = self.connections[index].as_mut() else {
+                        continue;
+                    };
+                    out.clear();
+                    if let Some(http2) = &connection.http2 {
+                        http2.send(&subject.events, &mut out);
+                    }
+                    if !connection.send(&out, &self.poll, index)? {
+                        gone.push(index);
+                    }
+                }
+                subject.events.clear();
             }
             for index in gone {
                 self.close(index);
@@ -256,8 +324,8 @@ impl Connection {
             Err(error) if error.kind() == ErrorKind::WouldBlock => 0,
             Err(_) => return Ok(false),
         };
-        if sent < bytes.len() {
-            self.unsent.extend_from_slice(&bytes[sent..]);
+        self.unsent.extend_from_slice(&bytes[sent..]);
+        if sent < bytes.len() || self.socket.is_waiting() {
             self.watch_writable(poll, index)?;
         }
         Ok(true)
@@ -283,17 +351,29 @@ impl Connection {
         Ok(true)
     }
 
+    /// Reads frames of an HTTP/2 client, and answers them.
+    fn serve_http2(&mut self, bytes: &[u8], poll: &Poll, index: usize) -> Fallible<bool> {
+        let answer = self.http2.as_mut().map(|http2| http2.read(bytes));
+        match answer {
+            Some(answer) if !answer.is_empty() => self.send(&answer, poll, index),
+            _ => Ok(true),
+        }
+    }
+
     fn watch_writable(&mut self, poll: &Poll, index: usize) -> Fallible<()> {
         let interest = Interest::READABLE | Interest::WRITABLE;
         Ok(poll
             .registry()
-            .reregister(&mut self.socket, Token(FIRST + index), interest)?)
+            .reregister(self.socket.source(), Token(FIRST + index), interest)?)
     }
 
     fn flush(&mut self, poll: &Poll, index: usize) -> Fallible<bool> {
         let bytes = std::mem::take(&mut self.unsent);
-        poll.registry()
-            .reregister(&mut self.socket, Token(FIRST + index), Interest::READABLE)?;
+        poll.registry().reregister(
+            self.socket.source(),
+            Token(FIRST + index),
+            Interest::READABLE,
+        )?;
         self.send(&bytes, poll, index)
     }
 }
@@ -302,10 +382,16 @@ impl Connection {
 fn frame(frames: &mut Vec<u8>, payload: &[u8]) {
     let length = b"data: ".len() + payload.len() + ID.len();
     // Writing into a vector cannot fail.
-    write!(frames, "{length:x}\r\ndata: ").ok();
-    frames.extend_from_slice(payload);
-    frames.extend_from_slice(ID);
+    write!(frames, "{length:x}\r\n").ok();
+    event(frames, payload);
     frames.extend_from_slice(b"\r\n");
+}
+
+/// Appends one event without a chunk.
+fn event(events: &mut Vec<u8>, payload: &[u8]) {
+    events.extend_from_slice(b"data: ");
+    events.extend_from_slice(payload);
+    events.extend_from_slice(ID);
 }
 
 const LISTENER: Token = Token(0);

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use rustls::HandshakeKind;
+
 use super::endpoint::Endpoint;
 use super::meter::Meter;
 use super::visit::Visit;
@@ -27,5 +29,12 @@ impl Crowd {
     /// Returns the reader for the body of a client.
     pub(super) fn reader(&self) -> BodyReader {
         BodyReader::new(self.framing, self.visit.received())
+    }
+
+    /// Counts a TLS handshake that resumed a session.
+    pub(super) fn count_handshake(&self, kind: Option<HandshakeKind>) {
+        if kind == Some(HandshakeKind::Resumed) {
+            self.meter.update(|_, tally| tally.resumed += 1);
+        }
     }
 }

@@ -6,13 +6,25 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 
-use rustls::{ClientConfig, RootCertStore, client::Resumption};
+use rustls::client::Resumption;
+use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, ServerName};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
+use super::tickets::TicketStore;
 use crate::Fallible;
+
+/// TLS settings of the clients.
+pub(crate) struct Tls {
+    http1: TlsConnector,
+    http2: TlsConnector,
+    name: ServerName<'static>,
+    /// Tickets of clients that will return.
+    tickets: Option<Arc<TicketStore>>,
+}
 
 /// A parsed URL, shared by all clients.
 #[derive(Clone)]
@@ -23,14 +35,17 @@ pub(crate) struct Endpoint {
     /// Path and query; `{n}` is replaced by the number of the client's subject.
     path: String,
     local: Option<IpAddr>,
-    tls: Option<(TlsConnector, ServerName<'static>)>,
+    tls: Option<Arc<Tls>>,
     /// Client `k` has the token numbered `k % tokens.len()`; empty without authentication.
     tokens: Arc<[String]>,
 }
 
 impl Endpoint {
     /// Resolves `url`. For `https`, `ca` is the PEM file with the trusted certificate.
-    pub(crate) async fn resolve(url: &str, ca: Option<&Path>) -> Fallible<Self> {
+    ///
+    /// Clients that are `returning` later keep their session tickets, as [`Self::with_tickets_of`] needs them.
+    /// Without, all clients are new ones: a resumed handshake would cost the server too little.
+    pub(crate) async fn resolve(url: &str, ca: Option<&Path>, returning: bool) -> Fallible<Self> {
         let (tls, rest) = match url.split_once("://") {
             Some(("http", rest)) => (false, rest),
             Some(("https", rest)) => (true, rest),
@@ -44,7 +59,8 @@ impl Endpoint {
         let name = host.trim_matches(['[', ']']).to_owned();
         let address = tokio::net::lookup_host((name.as_str(), port)).await?.next();
         let tls = if tls {
-            Some((connector(ca)?, ServerName::try_from(name)?))
+            let name = ServerName::try_from(name)?;
+            Some(Arc::new(Tls::new(ca, name, returning)?))
         } else {
             None
         };
@@ -93,9 +109,18 @@ impl Endpoint {
         self
     }
 
-    /// Returns TLS settings and server name if the scheme is `https`.
-    pub(crate) fn tls(&self) -> Option<&(TlsConnector, ServerName<'static>)> {
-        self.tls.as_ref()
+    /// Uses the TLS settings of another endpoint. Its clients return with their session tickets.
+    pub(crate) fn with_tickets_of(mut self, other: &Self) -> Self {
+        self.tls.clone_from(&other.tls);
+        if let Some(tickets) = self.tls.as_ref().and_then(|tls| tls.tickets.as_ref()) {
+            tickets.begin_return();
+        }
+        self
+    }
+
+    /// Returns the TLS settings if the scheme is `https`.
+    pub(crate) fn tls(&self) -> Option<&Tls> {
+        self.tls.as_deref()
     }
 
     /// Opens a TCP connection. The TLS handshake is up to the caller.
@@ -124,17 +149,41 @@ impl Endpoint {
     }
 }
 
-fn connector(ca: Option<&Path>) -> Fallible<TlsConnector> {
-    let ca = ca.ok_or("an https:// URL needs --ca with the certificate to trust")?;
-    let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_file_iter(ca)? {
-        roots.add(certificate?)?;
+impl Tls {
+    fn new(ca: Option<&Path>, name: ServerName<'static>, returning: bool) -> Fallible<Self> {
+        let ca = ca.ok_or("an https:// URL needs --ca with the certificate to trust")?;
+        let mut roots = RootCertStore::empty();
+        for certificate in CertificateDer::pem_file_iter(ca)? {
+            roots.add(certificate?)?;
+        }
+        let mut config = ClientConfig::builder()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let tickets = returning.then(|| Arc::new(TicketStore::default()));
+        config.resumption = match &tickets {
+            Some(store) => Resumption::store(Arc::<TicketStore>::clone(store)),
+            None => Resumption::disabled(),
+        };
+        let connector = |protocol: &[u8]| {
+            let mut config = config.clone();
+            config.alpn_protocols = vec![protocol.to_vec()];
+            TlsConnector::from(Arc::new(config))
+        };
+        Ok(Self {
+            http1: connector(b"http/1.1"),
+            http2: connector(b"h2"),
+            name,
+            tickets,
+        })
     }
-    let mut config = ClientConfig::builder()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    // All clients are new ones: a resumed handshake would cost the server too little.
-    config.resumption = Resumption::disabled();
-    Ok(TlsConnector::from(Arc::new(config)))
+
+    /// Performs the handshake of an HTTP/1.1 connection.
+    pub(crate) async fn http1(&self, socket: TcpStream) -> std::io::Result<TlsStream<TcpStream>> {
+        self.http1.connect(self.name.clone(), socket).await
+    }
+
+    /// Performs the handshake of an HTTP/2 connection.
+    pub(crate) async fn http2(&self, socket: TcpStream) -> std::io::Result<TlsStream<TcpStream>> {
+        self.http2.connect(self.name.clone(), socket).await
+    }
 }

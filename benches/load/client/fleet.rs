@@ -43,6 +43,14 @@ impl Shape {
         }
     }
 
+    /// Returns the number of connections.
+    pub(crate) fn connections(self) -> usize {
+        match self {
+            Self::Http1 { clients } => clients,
+            Self::Http2 { connections, .. } => connections,
+        }
+    }
+
     /// Returns the shape with a connection for each client.
     pub(crate) fn as_http1(self) -> Self {
         Self::Http1 {

@@ -50,8 +50,9 @@ impl Client {
     async fn run(&mut self, crowd: &Crowd, connecting: OwnedSemaphorePermit) -> Fallible<()> {
         let socket = crowd.endpoint.connect().await?;
         match crowd.endpoint.tls() {
-            Some((connector, name)) => {
-                let socket = connector.connect(name.clone(), socket).await?;
+            Some(tls) => {
+                let socket = tls.http1(socket).await?;
+                crowd.count_handshake(socket.get_ref().1.handshake_kind());
                 self.exchange(socket, crowd, connecting).await
             }
             None => self.exchange(socket, crowd, connecting).await,

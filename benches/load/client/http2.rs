@@ -1,4 +1,4 @@
-//! One HTTP/2 connection with prior knowledge, and the clients on it.
+//! One HTTP/2 connection, with prior knowledge or over TLS, and the clients on it.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -9,6 +9,7 @@ use h2::SendStream;
 use h2::client::{Builder, ResponseFuture, SendRequest};
 use h2::ext::Protocol;
 use hyper::{Method, Request, header};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinSet;
 
@@ -55,7 +56,23 @@ pub(super) async fn follow(
 }
 
 async fn connect(crowd: &Crowd, tasks: &mut JoinSet<()>) -> Fallible<SendRequest<Bytes>> {
-    let socket = crowd.endpoint.connect().await?;
+    let endpoint = &crowd.endpoint;
+    let socket = endpoint.connect().await?;
+    match endpoint.tls() {
+        Some(tls) => {
+            let socket = tls.http2(socket).await?;
+            crowd.count_handshake(socket.get_ref().1.handshake_kind());
+            handshake(crowd, socket, tasks).await
+        }
+        None => handshake(crowd, socket, tasks).await,
+    }
+}
+
+async fn handshake(
+    crowd: &Crowd,
+    socket: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    tasks: &mut JoinSet<()>,
+) -> Fallible<SendRequest<Bytes>> {
     let (requests, connection) = Builder::new()
         .enable_push(false)
         .initial_window_size(STREAM_WINDOW)

@@ -44,6 +44,8 @@ pub(crate) struct Tally {
     pub(crate) failed: u64,
     /// Clients whose event stream ended unexpectedly.
     pub(crate) ended: u64,
+    /// TLS connections that resumed a session.
+    pub(crate) resumed: u64,
     /// Error of the first client in `failed` or `ended`.
     pub(crate) problem: Option<String>,
     /// Events without duplicates.
@@ -173,6 +175,7 @@ impl Tally {
             opened: 0,
             failed: 0,
             ended: 0,
+            resumed: 0,
             problem: None,
             events: 0,
             duplicates: 0,

@@ -10,4 +10,5 @@ mod http1;
 mod http2;
 pub(crate) mod meter;
 mod request;
+mod tickets;
 pub(crate) mod visit;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::ValueEnum;
 
+use super::certificate::Certificate;
 use super::tokens::Tokens;
 use crate::wire::body::Framing;
 
@@ -14,8 +15,8 @@ pub(crate) struct Recipe {
     pub(crate) sidestream: PathBuf,
     /// Core for the server.
     pub(crate) core: Option<usize>,
-    /// Serve TLS.
-    pub(crate) tls: bool,
+    /// Serve TLS with this certificate.
+    pub(crate) tls: Option<Certificate>,
     /// Log filter of the sidecar.
     pub(crate) log: String,
     /// Framing of the event streams.
@@ -49,4 +50,17 @@ pub(crate) enum From {
     Window,
     /// JetStream: the window in memory is smaller than the missed events
     Archive,
+}
+
+impl Recipe {
+    /// Returns scheme, host and port of a server at this address.
+    pub(crate) fn origin(&self, address: SocketAddr) -> String {
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://{address}")
+    }
+
+    /// Returns the file with the certificate that clients trust.
+    pub(crate) fn ca(&self) -> Option<PathBuf> {
+        Some(self.tls.as_ref()?.certificate())
+    }
 }

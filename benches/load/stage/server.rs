@@ -23,6 +23,8 @@ use crate::Fallible;
 pub(crate) enum Target {
     /// The bare send loop of this program: no server can cost less.
     Bare,
+    /// The bare send loop over HTTP/2, for scenarios with clients over HTTP/2.
+    BareH2,
     /// The sidecar.
     Sidestream,
     /// nginx with the nchan module. It does not read from NATS: events are posted to it.
@@ -53,7 +55,7 @@ impl Target {
         match self {
             Self::Nchan => peer::nchan_module().is_some(),
             Self::Node => peer::node_server().is_some(),
-            Self::Bare | Self::Sidestream | Self::Url => true,
+            Self::Bare | Self::BareH2 | Self::Sidestream | Self::Url => true,
         }
     }
 }
@@ -82,14 +84,10 @@ impl Server {
         command.arg("run").arg("--config").arg(configuration);
         let mut child = Child::start("sidestream", command, recipe.core, folder.path())?;
         wait_until_ready(&mut child, admin).await?;
-        let (scheme, ca) = match recipe.tls {
-            true => ("https", Some(sidecar::certificate_file(folder.path()))),
-            false => ("http", None),
-        };
         Ok(Self {
-            origin: format!("{scheme}://{address}"),
+            origin: recipe.origin(address),
             pid: Some(child.pid()),
-            ca,
+            ca: recipe.ca(),
             child: Some((child, folder)),
             posts: None,
         })
@@ -103,12 +101,16 @@ impl Server {
         if recipe.replay.is_some() {
             command.arg("--keep");
         }
+        if let Some(tls) = &recipe.tls {
+            command.arg("--certificate").arg(tls.certificate());
+            command.arg("--key").arg(tls.key());
+        }
         let mut child = Child::start("bare", command, recipe.core, folder.path())?;
         let address = child.address("listening").await?;
         Ok(Self {
-            origin: format!("http://{address}"),
+            origin: recipe.origin(address),
             pid: Some(child.pid()),
-            ca: None,
+            ca: recipe.ca(),
             child: Some((child, folder)),
             posts: None,
         })

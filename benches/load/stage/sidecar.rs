@@ -45,8 +45,8 @@ pub(crate) fn subject(path: &str) -> Option<String> {
 
 /// Writes `sidecar.yaml` into `folder`: one listener, with TLS if requested, and three routes.
 ///
-/// [`crate::guard`] starts older builds with it too, so for Server-Sent Events without tokens and
-/// application it uses only keys that never changed.
+/// [`crate::guard`] starts older builds with it too, so for Server-Sent Events without tokens,
+/// application and session tickets it uses only keys that never changed.
 pub(crate) fn configuration(
     folder: &Path,
     nats: &str,
@@ -55,14 +55,16 @@ pub(crate) fn configuration(
     admin: SocketAddr,
 ) -> Fallible<PathBuf> {
     let mut text = format!("listen:\n  - address: {address}\n");
-    if recipe.tls {
-        let (certificate, key) = certificate(folder)?;
+    if let Some(tls) = &recipe.tls {
         writeln!(
             text,
-            "    tls: {{ certificate: {}, key: {} }}",
-            certificate.display(),
-            key.display()
+            "    tls:\n      certificate: {}\n      key: {}",
+            tls.certificate().display(),
+            tls.key().display()
         )?;
+        if let Some(keys) = tls.ticket_keys() {
+            writeln!(text, "      session_ticket_keys: {}", keys.display())?;
+        }
     }
     if let Some(application) = recipe.application {
         writeln!(text, "application: {{ address: http://{application} }}")?;
@@ -122,18 +124,4 @@ fn window(replay: Replay) -> String {
 /// Returns more bytes than the encoded missed events need.
 fn bytes(replay: Replay) -> u64 {
     2 * replay.events * (replay.size as u64 + 256) + (1 << 20)
-}
-
-/// Returns the path of the certificate that [`configuration`] writes.
-pub(crate) fn certificate_file(folder: &Path) -> PathBuf {
-    folder.join("certificate.pem")
-}
-
-fn certificate(folder: &Path) -> Fallible<(PathBuf, PathBuf)> {
-    let made =
-        rcgen::generate_simple_self_signed(["127.0.0.1".to_owned(), "localhost".to_owned()])?;
-    let (certificate, key) = (certificate_file(folder), folder.join("key.pem"));
-    std::fs::write(&certificate, made.cert.pem())?;
-    std::fs::write(&key, made.signing_key.serialize_pem())?;
-    Ok((certificate, key))
 }

@@ -36,6 +36,8 @@ enum Bound {
     AtLeast(f64),
     /// Upper bound of the ratio to another target, in the same round of runs.
     Times(Target, f64),
+    /// Upper bound of the ratio to the sidecar's figure in another measurement.
+    TimesOwn(&'static str, f64),
     /// No bound; the ratio to another target is shown.
     Beside(Target),
     /// No bound.
@@ -86,7 +88,7 @@ pub(super) fn micro(folder: &Path) -> Vec<(String, f64)> {
 
 impl Goal {
     fn verdict(&self, results: &[Result]) -> Verdict {
-        let median = report::middle(self.values(results, Target::Sidestream));
+        let median = report::middle(self.values(results, self.measurement, Target::Sidestream));
         let (goal, ratio, reached) = match self.bound {
             Bound::AtMost(most) => (
                 format!("at most {}", self.number(most)),
@@ -103,6 +105,14 @@ impl Goal {
                 (
                     format!("at most {most} x {}", other.name()),
                     ratio.map(|ratio| format!("{ratio:.2} x {}", other.name())),
+                    ratio.map(|ratio| ratio <= most),
+                )
+            }
+            Bound::TimesOwn(other, most) => {
+                let ratio = self.ratio_to_own(results, other);
+                (
+                    format!("at most {most} x {other}"),
+                    ratio.map(|ratio| format!("{ratio:.2} x {other}")),
                     ratio.map(|ratio| ratio <= most),
                 )
             }
@@ -125,11 +135,11 @@ impl Goal {
         }
     }
 
-    /// Returns the figure of every run of a target.
-    fn values(&self, results: &[Result], target: Target) -> Vec<f64> {
+    /// Returns the figure of every run of a target in a measurement.
+    fn values(&self, results: &[Result], measurement: &str, target: Target) -> Vec<f64> {
         results
             .iter()
-            .find(|result| result.measurement.name == self.measurement)
+            .find(|result| result.measurement.name == measurement)
             .map(|result| values(result.runs(target), self.pointer))
             .unwrap_or_default()
     }
@@ -138,10 +148,15 @@ impl Goal {
     ///
     /// Both figures of a ratio are from one round, because the machine drifts between rounds.
     fn ratio(&self, results: &[Result], other: Target) -> Option<f64> {
-        let own = self.values(results, Target::Sidestream);
-        let others = self.values(results, other);
+        let own = self.values(results, self.measurement, Target::Sidestream);
+        let others = self.values(results, self.measurement, other);
         let ratios = own.iter().zip(others).map(|(own, other)| own / other);
         report::middle(ratios.collect())
+    }
+
+    fn ratio_to_own(&self, results: &[Result], measurement: &str) -> Option<f64> {
+        let figure = |name| report::middle(self.values(results, name, Target::Sidestream));
+        Some(figure(self.measurement)? / figure(measurement)?)
     }
 
     fn number(&self, value: f64) -> String {
@@ -161,7 +176,7 @@ const IDLE: &str = "/memory/idle_per_client_bytes";
 const CONNECT: &str = "/connect/cpu_us_per_client";
 
 /// Goals that were set before the first line was written.
-const GOALS: [Goal; 19] = [
+const GOALS: [Goal; 23] = [
     goal(
         "idle HTTP/1.1 client: bytes",
         "idle",
@@ -212,6 +227,13 @@ const GOALS: [Goal; 19] = [
         Bound::Times(Target::Node, 1.0),
     ),
     goal(
+        "broadcast over TLS: CPU µs per delivery",
+        "broadcast-tls",
+        CPU,
+        2,
+        Bound::Times(Target::Bare, 1.15),
+    ),
+    goal(
         "saturate: deliveries/s",
         "saturate",
         "/saturation/per_second",
@@ -246,6 +268,20 @@ const GOALS: [Goal; 19] = [
         CPU,
         2,
         Bound::Times(Target::Bare, 0.1875),
+    ),
+    goal(
+        "HTTP/2 over TLS: CPU µs per delivery",
+        "h2-tls",
+        CPU,
+        2,
+        Bound::TimesOwn("h2", 1.15),
+    ),
+    goal(
+        "HTTP/2 over TLS: CPU µs per delivery",
+        "h2-tls",
+        CPU,
+        2,
+        Bound::Beside(Target::BareH2),
     ),
     goal(
         "replay from the window: events/s",
@@ -288,6 +324,13 @@ const GOALS: [Goal; 19] = [
         CONNECT,
         1,
         Bound::Stated,
+    ),
+    goal(
+        "storm over TLS, resumed sessions: CPU µs per client",
+        "storm-tls-resumed",
+        CONNECT,
+        1,
+        Bound::TimesOwn("storm-tls", 0.5),
     ),
     goal(
         "one event, 1,000 idle clients: p99, ms",

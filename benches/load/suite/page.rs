@@ -101,7 +101,15 @@ fn output_of(program: &str, arguments: &[&str]) -> String {
 }
 
 fn figures(text: &mut String, result: &Result) {
-    let medians = TARGETS.map(|target| report::median(result.runs(target)));
+    // The bare loop over HTTP/2 has the column of the bare loop.
+    let targets = match result.runs(Target::BareH2) {
+        [] => TARGETS,
+        _ => TARGETS.map(|target| match target {
+            Target::Bare => Target::BareH2,
+            other => other,
+        }),
+    };
+    let medians = targets.map(|target| report::median(result.runs(target)));
     writeln!(text, "| **{}** | | | | |", result.measurement.title).ok();
     for (label, pointer, decimals) in report::ROWS {
         if !result.measurement.rows.contains(pointer) {
@@ -120,7 +128,7 @@ fn figures(text: &mut String, result: &Result) {
             .filter(|run| crate::measure::is_faulty(run))
             .count()
     };
-    let faults = TARGETS.map(|target| (!result.runs(target).is_empty()).then(|| faulty(target)));
+    let faults = targets.map(|target| (!result.runs(target).is_empty()).then(|| faulty(target)));
     if faults.iter().flatten().any(|count| *count > 0) {
         let cells = faults.map(|count| count.map_or(String::new(), |count| count.to_string()));
         writeln!(

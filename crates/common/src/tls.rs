@@ -1,11 +1,15 @@
-//! Server side of TLS: certificate, key and client authorities from PEM files, reloaded when they
-//! change.
+//! Server side of TLS: certificate, key, client authorities and keys of session tickets from files,
+//! reloaded when they change.
 //!
 //! [`Tls::load`] reads the files at the start; an error there is fatal. [`Tls::follow`] polls them,
 //! in a task of its own. A valid change replaces the configuration for new connections; an invalid
 //! one keeps the current certificate and is reported once, until the files change again. Open
-//! connections are not affected. TLS sessions survive a renewal, but not a change of the client
-//! authorities.
+//! connections are not affected.
+//!
+//! A client that returns resumes its session, with a ticket of TLS 1.3 or a session id of TLS 1.2.
+//! The keys of tickets are random and in memory, or those of a file that pods share ([`tickets`]).
+//! Sessions survive a renewal of the certificate, but not a change of the client authorities. With
+//! TLS 1.2 there are no tickets: their keys would decrypt recorded connections.
 //!
 //! [`Tls::acceptor`] returns the current configuration, with which a connection task does its
 //! handshake. It prefers AES-128, and ChaCha20 for clients that ask for it first. ring is the only
@@ -21,14 +25,17 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use rustls::crypto::{CryptoProvider, ring};
-use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
-use rustls::{CipherSuite, ConfigBuilder, RootCertStore, ServerConfig, WantsVerifier};
+use rustls::server::{NoServerSessionStorage, ProducesTickets, WebPkiClientVerifier};
+use rustls::{CipherSuite, ConfigBuilder, HandshakeKind, RootCertStore};
+use rustls::{ServerConfig, WantsVerifier};
 use rustls_pki_types::pem::{self, PemObject};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use sha2::{Digest, Sha256};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
+
+use tickets::SharedTickets;
 
 /// 2 s: a mounted Secret changes by a swapped symlink, which only polling detects on every file
 /// system. Three small files cost nothing.
@@ -59,19 +66,39 @@ pub struct Acceptor(Arc<Choices>);
 struct Choices {
     /// The order of the server: AES-128 first. OpenSSL and rustls ask for AES-256 first, whose
     /// handshake hashes with SHA-384, which no processor has in hardware; many have SHA-256.
-    ours: Arc<ServerConfig>,
+    ours: Versions,
     /// The order of the client, if it begins with ChaCha20: the client has no AES in hardware.
-    theirs: Arc<ServerConfig>,
+    theirs: Versions,
+}
+
+/// Configurations by the highest version of a client.
+struct Versions {
+    /// Issues and accepts session tickets.
+    tls13: Arc<ServerConfig>,
+    /// Keeps sessions in memory.
+    tls12: Arc<ServerConfig>,
 }
 
 impl Choices {
+    /// Returns the choices for a configuration with tickets.
     fn new(config: ServerConfig) -> Arc<Self> {
         let mut ours = config.clone();
         ours.ignore_client_order = true;
         Arc::new(Self {
-            ours: Arc::new(ours),
-            theirs: Arc::new(config),
+            ours: Versions::new(ours),
+            theirs: Versions::new(config),
         })
+    }
+}
+
+impl Versions {
+    fn new(tls13: ServerConfig) -> Self {
+        let mut tls12 = tls13.clone();
+        tls12.ticketer = Arc::new(NoTickets);
+        Self {
+            tls13: Arc::new(tls13),
+            tls12: Arc::new(tls12),
+        }
     }
 }
 
@@ -92,10 +119,15 @@ impl Acceptor {
                 .any(|suite| suite.suite() == *asked)
         };
         let first = hello.cipher_suites().iter().copied().find(known);
-        let config = if first.is_some_and(is_chacha20) {
+        let order = if first.is_some_and(is_chacha20) {
             &self.0.theirs
         } else {
             &self.0.ours
+        };
+        let config = if hello.cipher_suites().iter().any(|suite| is_tls13(*suite)) {
+            &order.tls13
+        } else {
+            &order.tls12
         };
         begun.into_stream(Arc::clone(config)).await
     }
@@ -108,6 +140,16 @@ fn is_chacha20(suite: CipherSuite) -> bool {
         Suite::TLS13_CHACHA20_POLY1305_SHA256
             | Suite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256
             | Suite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256
+    )
+}
+
+fn is_tls13(suite: CipherSuite) -> bool {
+    use CipherSuite as Suite;
+    matches!(
+        suite,
+        Suite::TLS13_AES_128_GCM_SHA256
+            | Suite::TLS13_AES_256_GCM_SHA384
+            | Suite::TLS13_CHACHA20_POLY1305_SHA256
     )
 }
 
@@ -131,6 +173,8 @@ pub struct TlsConfig {
     /// Certificate authorities of clients, PEM: every client must then present a certificate of
     /// theirs, or may present one ([`Purpose`]).
     pub client_ca: Option<PathBuf>,
+    /// Keys of session tickets that pods share, base64. Without, each process has its own.
+    pub session_ticket_keys: Option<PathBuf>,
 }
 
 /// Use of a TLS listener.
@@ -229,12 +273,16 @@ impl Tls {
                 // A session proves the identity of a client, and must not outlive the authority
                 // that signed it.
                 if now.client_ca == self.loaded.client_ca {
-                    config.session_storage = Arc::clone(&before.ours.session_storage);
+                    let before = &before.ours.tls13;
+                    config.session_storage = Arc::clone(&before.session_storage);
+                    if now.ticket_keys.is_none() {
+                        config.ticketer = Arc::clone(&before.ticketer);
+                    }
                 }
                 drop(before);
                 self.current.store(Choices::new(config));
                 self.loaded = now;
-                tracing::info!(certificate = %self.files.certificate.display(), "certificate replaced");
+                tracing::info!(certificate = %self.files.certificate.display(), "TLS files reloaded");
                 Ok(())
             }
             Err(error) => Err(ReloadError(error)),
@@ -248,6 +296,11 @@ pub fn bound_buffers<S>(connection: &mut TlsStream<S>) {
         .get_mut()
         .1
         .set_buffer_limit(Some(BUFFER_BYTES_MAX));
+}
+
+/// Returns whether the client has resumed a session.
+pub fn is_resumed<S>(connection: &TlsStream<S>) -> bool {
+    connection.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed)
 }
 
 /// Returns the certificate (DER) with which the client has authenticated itself. `None` without
@@ -282,6 +335,7 @@ struct Files {
     certificate: Vec<u8>,
     key: Vec<u8>,
     client_ca: Option<Vec<u8>>,
+    ticket_keys: Option<Vec<u8>>,
 }
 
 /// Digest of the files, so that no second copy of a key is in memory.
@@ -289,6 +343,7 @@ struct Files {
 struct Contents {
     pair: [u8; 32],
     client_ca: Option<[u8; 32]>,
+    ticket_keys: Option<[u8; 32]>,
 }
 
 impl Contents {
@@ -297,6 +352,7 @@ impl Contents {
         Self {
             pair: Sha256::digest(error.to_string()).into(),
             client_ca: None,
+            ticket_keys: None,
         }
     }
 }
@@ -307,6 +363,7 @@ impl Files {
             certificate: read(&files.certificate)?,
             key: read(&files.key)?,
             client_ca: files.client_ca.as_deref().map(read).transpose()?,
+            ticket_keys: files.session_ticket_keys.as_deref().map(read).transpose()?,
         })
     }
 
@@ -319,6 +376,10 @@ impl Files {
         Contents {
             pair: pair.finalize().into(),
             client_ca: self.client_ca.as_ref().map(|ca| Sha256::digest(ca).into()),
+            ticket_keys: self
+                .ticket_keys
+                .as_ref()
+                .map(|keys| Sha256::digest(keys).into()),
         }
     }
 
@@ -350,15 +411,51 @@ impl Files {
             })?;
         config.alpn_protocols = purpose.protocols();
         match purpose {
-            // 1: a client opens one connection at a time, and each ticket costs a write and a cache
-            // entry.
-            Purpose::Clients => config.send_tls13_tickets = 1,
+            // 1: a client opens one connection at a time, and each ticket costs a write.
+            Purpose::Clients => {
+                config.send_tls13_tickets = 1;
+                config.ticketer = self.ticketer(files)?;
+            }
             Purpose::Admin => {
                 config.session_storage = Arc::new(NoServerSessionStorage {});
                 config.send_tls13_tickets = 0;
             }
         }
         Ok(config)
+    }
+
+    /// Returns the keys of session tickets: those of the file, or random ones that change every six
+    /// hours.
+    fn ticketer(&self, files: &TlsConfig) -> Result<Arc<dyn ProducesTickets>, TlsError> {
+        let (Some(keys), Some(file)) = (&self.ticket_keys, &files.session_ticket_keys) else {
+            return ring::Ticketer::new()
+                .map_err(|error| TlsError::new(&files.certificate, error.to_string()));
+        };
+        let authorities = self.contents().client_ca;
+        let tickets = SharedTickets::parse(keys, file, authorities.as_ref())?;
+        Ok(Arc::new(tickets))
+    }
+}
+
+/// Issues no tickets.
+#[derive(Debug)]
+struct NoTickets;
+
+impl ProducesTickets for NoTickets {
+    fn enabled(&self) -> bool {
+        false
+    }
+
+    fn lifetime(&self) -> u32 {
+        0
+    }
+
+    fn encrypt(&self, _plain: &[u8]) -> Option<Vec<u8>> {
+        None
+    }
+
+    fn decrypt(&self, _cipher: &[u8]) -> Option<Vec<u8>> {
+        None
     }
 }
 
@@ -421,6 +518,8 @@ fn read(file: &Path) -> Result<Vec<u8>, TlsError> {
     }
     Ok(bytes)
 }
+
+mod tickets;
 
 #[cfg(test)]
 mod tests;

@@ -185,6 +185,7 @@ fn serve(arguments: Serve) -> ExitCode {
             certificate: arguments.certificate,
             key: arguments.key,
             client_ca: None,
+            session_ticket_keys: None,
         },
         defaults,
     };

@@ -14,7 +14,7 @@ pub(super) const LISTENERS_MAX: usize = 64;
 pub(super) fn listener(value: &ValueReader<'_>) -> Option<(Location, ListenConfig)> {
     value.map(|keys| {
         let address = keys.require("address", address);
-        let tls = keys.nullable("tls", None, tls);
+        let tls = keys.nullable("tls", None, listener_tls);
         Some((
             keys.location("address"),
             ListenConfig {
@@ -25,17 +25,32 @@ pub(super) fn listener(value: &ValueReader<'_>) -> Option<(Location, ListenConfi
     })
 }
 
-/// Reads the files of a TLS listener.
-pub(super) fn tls(value: &ValueReader<'_>) -> Option<TlsConfig> {
+/// Reads the files of a TLS listener for clients.
+fn listener_tls(value: &ValueReader<'_>) -> Option<TlsConfig> {
     value.map(|keys| {
-        let certificate = keys.require("certificate", ValueReader::file);
-        let key = keys.require("key", ValueReader::file);
-        let client_ca = keys.nullable("client_ca", None, ValueReader::file);
+        let files = files(keys);
+        let session_ticket_keys = keys.nullable("session_ticket_keys", None, ValueReader::file);
         Some(TlsConfig {
-            certificate: certificate?,
-            key: key?,
-            client_ca,
+            session_ticket_keys,
+            ..files?
         })
+    })
+}
+
+/// Reads the files of a TLS listener without session tickets.
+pub(super) fn tls(value: &ValueReader<'_>) -> Option<TlsConfig> {
+    value.map(files)
+}
+
+fn files(keys: &mut MapReader<'_>) -> Option<TlsConfig> {
+    let certificate = keys.require("certificate", ValueReader::file);
+    let key = keys.require("key", ValueReader::file);
+    let client_ca = keys.nullable("client_ca", None, ValueReader::file);
+    Some(TlsConfig {
+        certificate: certificate?,
+        key: key?,
+        client_ca,
+        session_ticket_keys: None,
     })
 }
 

@@ -180,6 +180,8 @@ async fn encrypted(
             }
             Some(Ok(mut socket)) => {
                 tls::bound_buffers(&mut socket);
+                let is_resumed = tls::is_resumed(&socket);
+                connection.context.count_tls_handshake(is_resumed);
                 connection.certificate = tls::client_certificate(&socket).map(Arc::from);
                 if socket.get_ref().1.alpn_protocol() == Some(b"h2") {
                     Box::pin(connection.http2(socket, Vec::new(), goaway)).await;

@@ -37,6 +37,7 @@ impl Place {
             certificate: at("tls.crt"),
             key: at("tls.key"),
             client_ca: None,
+            session_ticket_keys: None,
         }
     }
 
@@ -291,11 +292,11 @@ fn sessions_survive_a_renewal_but_not_a_changed_client_authority() {
     };
     let mut tls = Tls::load(files.clone(), Purpose::Clients).unwrap();
     let mut sessions_kept = || {
-        let before = Arc::clone(&tls.current.load().ours.session_storage);
+        let before = Arc::clone(&tls.current.load().ours.tls13.session_storage);
         let read = Files::read(&files).unwrap();
         let now = read.contents();
         tls.replace(Ok(read), now).unwrap();
-        Arc::ptr_eq(&before, &tls.current.load().ours.session_storage)
+        Arc::ptr_eq(&before, &tls.current.load().ours.tls13.session_storage)
     };
     place.renew();
     assert!(sessions_kept());
