@@ -436,6 +436,53 @@ async fn bucket_is_watched_and_a_changed_document_applies_at_once() {
 }
 
 #[tokio::test]
+async fn listed_permissions_suffice_for_the_bucket() {
+    let manual = include_str!("../../docs/nats-permissions.md");
+    let (_, after) = manual.split_once("With `schemas.bucket: schemas`").unwrap();
+    let list = after.split("```").nth(1).unwrap();
+    let subjects: Vec<&str> = list.split('"').skip(1).step_by(2).collect();
+    let allowed = format!("{:?}", [&["_INBOX_sse.>"], &subjects[..]].concat());
+    let users = format!(
+        "accounts {{ A {{ jetstream: enabled, users: [
+          {{ user: admin, password: p }},
+          {{ user: sidecar, password: p, permissions: {{ publish: {{ allow: {allowed} }}, subscribe: {{ allow: [\"_INBOX_sse.>\", \"news.>\"] }} }} }}
+        ] }} }}"
+    );
+    let nats = Nats::builder().config(&users).start().await;
+    let options = async_nats::ConnectOptions::with_user_and_password("admin".into(), "p".into());
+    let client = nats.client_with(options).await;
+    let jetstream = jetstream::new(client.clone());
+    let config = kv::Config {
+        bucket: "schemas".into(),
+        ..Default::default()
+    };
+    let bucket = jetstream.create_key_value(config).await.unwrap();
+    bucket.put("news", NEWS.into()).await.unwrap();
+    let port = nats.port();
+    let pod = Sidestream::start(format!(
+        r#"listen: [{{ address: "127.0.0.1:0" }}]
+admin: {{ address: "127.0.0.1:0" }}
+nats: {{ servers: ["nats://sidecar:p@127.0.0.1:{port}"] }}
+routes: [{{ path: /news, sources: [{{ subjects: ["news.>"] }}] }}]
+schemas: {{ bucket: schemas, validate: reject, payloads: [{{ subjects: ["news.>"], schema: news }}] }}
+"#
+    ))
+    .await;
+    assert_eq!(until_check(&pod, "ok").await, "");
+    let mut news = sse(&pod, "/news").await;
+    client.publish("news.a", "7".into()).await.unwrap();
+    assert_eq!(received(&mut news, 1).await, [GAP]);
+    bucket.put("news", "true".into()).await.unwrap();
+    let is_applied = |line: &&Value| line["message"] == "schemas applied";
+    eventually(Duration::from_secs(15), "the change is applied", || async {
+        (pod.log().iter().filter(is_applied).count() >= 2).then_some(())
+    })
+    .await;
+    client.publish("news.a", "7".into()).await.unwrap();
+    assert_eq!(received(&mut news, 1).await, ["7"]);
+}
+
+#[tokio::test]
 async fn pod_is_ready_without_the_bucket_after_a_while_and_counts_what_it_cannot_validate() {
     let (nats, jetstream) = server().await;
     let schemas = format!("schemas:\n  bucket: SCHEMAS\n  validate: reject{PAYLOADS}");
