@@ -26,8 +26,11 @@ pub(in crate::http) enum RequestBytes {
     Empty,
     /// HTTP/1.
     Http1(Incoming),
-    /// HTTP/2.
-    Http2 { body: RecvStream, _upload: Upload },
+    /// HTTP/2. A body that passes to the application is an upload.
+    Http2 {
+        body: RecvStream,
+        _upload: Option<Upload>,
+    },
 }
 
 /// Reason why a body has no next frame.

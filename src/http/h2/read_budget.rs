@@ -4,7 +4,7 @@
 //! read, the socket (`io`) returns pending and wakes the task, so that the streams opened by these
 //! bytes are answered before the next ones are read. Without the budget one gateway that opens a
 //! hundred streams at once would leave every buffer of h2 at the size of that burst. Bodies that pass
-//! to the application have a larger budget ([`Upload`]).
+//! to the application have a larger budget ([`Upload`]); the message of a gRPC call is no such body.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

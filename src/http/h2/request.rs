@@ -196,9 +196,14 @@ async fn http2_answer(
     let routes = context.routes();
     let application = application_of(&routes, &request);
     if application.is_some() || is_call(&routes, request.uri().path()) {
+        // The message of a call has a few bytes, and a client that opens a hundred calls at once is the
+        // burst that the budget is for.
+        let upload = application.is_some().then(|| budget.upload());
         let request = request.map(|body| {
-            let _upload = budget.upload();
-            RequestBody::new(RequestBytes::Http2 { body, _upload })
+            RequestBody::new(RequestBytes::Http2 {
+                body,
+                _upload: upload,
+            })
         });
         let answer = match application {
             Some(application) => pass(context, &routes, &application, caller, request).await,

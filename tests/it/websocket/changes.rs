@@ -206,6 +206,7 @@ async fn change_framings(events: u64, changes: usize) {
         tokio::join!(publishing, restarting, reading)
     })
     .await;
+    println!("{sessions} sessions, {restarts} restarts");
     assert!(sessions >= changes, "{sessions} sessions");
     assert!(restarts >= 2, "{restarts} restarts");
 }
