@@ -248,7 +248,7 @@ impl Guard {
         options.load_cpu = self.cores.load_cpu;
         if self.brief {
             options.clients = Some(20);
-            (options.connections, options.streams) = (2, 10);
+            (options.connections, options.streams) = (Some(2), 10);
             options.seconds = Some(1);
             options.missed = 20;
         }

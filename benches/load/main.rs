@@ -37,7 +37,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use arguments::{Arguments, Command};
 use client::endpoint::Endpoint;
 use measure::Setting;
-use options::Options;
+use options::{Options, Scenario};
 use plan::Plan;
 use publisher::Outlet;
 use stage::certificate::Certificate;
@@ -214,14 +214,28 @@ async fn measure_one(
             subject: subject.to_owned(),
         },
     };
+    let next = match plan.scenario {
+        Scenario::Million if target == Target::Sidestream => {
+            Some(Server::sidestream(&recipe, nats.url()).await?)
+        }
+        _ => None,
+    };
+    let successor = match &next {
+        Some(next) => Some(resolve(next).await?),
+        None => None,
+    };
     let setting = Setting {
         endpoint,
+        successor,
         pid: server.pid(),
         nats,
         outlet,
     };
     let result = measure::run(&plan, setting).await?;
     server.stop().await?;
+    if let Some(next) = next {
+        next.stop().await?;
+    }
     Ok(result)
 }
 

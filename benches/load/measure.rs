@@ -2,11 +2,12 @@
 //!
 //! Processor time and memory are those of the server's process, from `/proc` ([`process`]). The
 //! result is a JSON object; [`report`] has the names of its fields. [`is_faulty`] decides whether
-//! anything was lost. The scenarios *replay* and *saturate* have modules of their own.
+//! anything was lost. The scenarios *replay*, *saturate* and *million* have modules of their own.
 //!
 //! [`process`]: crate::stage::process
 //! [`report`]: crate::report
 
+mod million;
 mod replay;
 mod saturate;
 
@@ -38,12 +39,15 @@ pub(crate) struct Setting<'a> {
     pub(crate) nats: &'a Nats,
     /// Destination of the events.
     pub(crate) outlet: Outlet,
+    /// Address of the server that takes the clients over, if there is one.
+    pub(crate) successor: Option<Endpoint>,
 }
 
 /// Runs the plan once. Returns a JSON object whose names end with their units.
 pub(crate) async fn run(plan: &Plan, setting: Setting<'_>) -> Fallible<Value> {
     match (plan.replay, plan.pace) {
         (Some(replay), _) => replay::run(plan, replay, setting).await,
+        (None, _) if plan.scenario == Scenario::Million => million::run(plan, setting).await,
         (None, Pace::PerSecond(rate)) if plan.scenario == Scenario::Saturate => {
             saturate::run(plan, rate, setting).await
         }
@@ -56,7 +60,9 @@ pub(crate) async fn first_visit(plan: &Plan, endpoint: &Endpoint) -> Fallible<()
     let meter = Arc::new(Meter::new());
     let fleet = Fleet::open(&plan.clients, crowd(plan, endpoint, Visit::First, &meter));
     let clients = plan.client_count() as u64;
-    meter.until(Goal::Settled(clients), CONNECT_TIMEOUT).await;
+    meter
+        .until(Goal::Settled(clients), plan.connect_timeout())
+        .await;
     fleet.close().await;
     match meter.read(|tally| (tally.opened == clients, tally.problem.clone())) {
         (true, _) => Ok(()),
@@ -129,7 +135,7 @@ impl<'a> Run<'a> {
             crowd(self.plan, endpoint, visit, &self.meter),
         );
         self.meter
-            .until(Goal::Settled(clients as u64), CONNECT_TIMEOUT)
+            .until(Goal::Settled(clients as u64), self.plan.connect_timeout())
             .await;
         let seconds = begin.elapsed().as_secs_f64();
         let spent = self.cpu()?.zip(cpu).map(|(now, before)| now.since(before));
@@ -184,7 +190,7 @@ impl<'a> Run<'a> {
             let expected = self.plan.deliveries(0, self.publisher.published());
             if !self
                 .meter
-                .until(Goal::Events(expected), DELIVERY_TIMEOUT)
+                .until(Goal::Events(expected), self.plan.delivery_timeout())
                 .await
             {
                 break;
@@ -327,9 +333,6 @@ fn share(time: Duration, elapsed: Duration) -> f64 {
     time.as_secs_f64() / elapsed.as_secs_f64()
 }
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
-/// 10 s after the last event: then it counts as lost.
-const DELIVERY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Pause between events that are published one by one, so that all tasks are idle again.
 const PAUSE: Duration = Duration::from_millis(10);
 const SETTLE_INTERVAL: Duration = Duration::from_millis(100);

@@ -35,6 +35,8 @@ pub(crate) enum Scenario {
     Replay,
     /// 10 HTTP/2 connections with 100 clients each, 100 events per second
     H2,
+    /// 10,000 HTTP/2 connections with 100 clients each: memory, idle CPU time, and a drain
+    Million,
     /// 50 clients over HTTP/1.1 and 20 over HTTP/2, one second of events: a test of correctness
     Smoke,
 }
@@ -104,7 +106,7 @@ pub(crate) struct Options {
     #[arg(long)]
     pub(crate) load_cpu: Option<usize>,
 
-    /// HTTP version [default: h1; scenario h2: h2; smoke: both]
+    /// HTTP version [default: h1; scenarios h2 and million: h2; smoke: both]
     #[arg(long, value_enum)]
     pub(crate) protocol: Option<Protocol>,
     /// Framing of the event streams; bare, nchan and node have Server-Sent Events only
@@ -129,9 +131,9 @@ pub(crate) struct Options {
     /// Number of clients over HTTP/1.1
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub(crate) clients: Option<u32>,
-    /// Number of connections over HTTP/2
-    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=100_000))]
-    pub(crate) connections: u32,
+    /// Number of connections over HTTP/2 [default: 10; scenario million: 10,000]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) connections: Option<u32>,
     /// Clients on each HTTP/2 connection
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub(crate) streams: u32,

@@ -2,6 +2,8 @@
 //!
 //! [`Preset`] has the defaults of each scenario; [`Plan::new`] applies the command line.
 
+use std::time::Duration;
+
 use crate::Fallible;
 use crate::client::fleet::Shape;
 use crate::options::{Options, Protocol, Scenario};
@@ -57,12 +59,18 @@ impl Plan {
                 .map_or(preset.clients, |clients| clients as usize),
         };
         let http2 = Shape::Http2 {
-            connections: options.connections as usize,
+            connections: options
+                .connections
+                .unwrap_or(if scenario == Scenario::Million {
+                    10_000
+                } else {
+                    10
+                }) as usize,
             streams: options.streams as usize,
         };
         let protocol = options
             .protocol
-            .or((scenario == Scenario::H2).then_some(Protocol::H2));
+            .or(matches!(scenario, Scenario::H2 | Scenario::Million).then_some(Protocol::H2));
         let clients = match (scenario, protocol) {
             (Scenario::Smoke, None) if options.tls => vec![http1],
             (Scenario::Smoke, None) => vec![
@@ -151,6 +159,16 @@ impl Plan {
         self.clients.iter().map(|shape| shape.connections()).sum()
     }
 
+    /// Returns the maximum time until all clients are open: 60 s, and 0.2 ms for each client.
+    pub(crate) fn connect_timeout(&self) -> Duration {
+        Duration::from_secs(60) + Duration::from_micros(200) * self.client_count() as u32
+    }
+
+    /// Returns the time after which an event counts as lost: 10 s, and 50 µs for each client.
+    pub(crate) fn delivery_timeout(&self) -> Duration {
+        Duration::from_secs(10) + Duration::from_micros(50) * self.client_count() as u32
+    }
+
     /// Returns the number of deliveries of the events `from..from + events`.
     ///
     /// Client `k` reads subject `k % subjects`.
@@ -226,6 +244,11 @@ impl Preset {
             },
             Scenario::H2 => Self {
                 rate: Some(100.0),
+                ..base
+            },
+            Scenario::Million => Self {
+                events: 3,
+                connecting: 2_000,
                 ..base
             },
             Scenario::Smoke => Self {

@@ -185,6 +185,13 @@ pub(crate) const ROWS: &[(&str, &str, usize)] = &[
         "/delivery/cpu_us_per_read",
         2,
     ),
+    (
+        "CPU us per idle client and second",
+        "/rest/cpu_us_per_client_second",
+        3,
+    ),
+    ("drain seconds", "/drain/seconds", 1),
+    ("CPU us per drained client", "/drain/cpu_us_per_client", 1),
     ("server busy (share of a core)", "/delivery/server_busy", 2),
     ("load busy (share of a core)", "/delivery/load_busy", 2),
     ("events per read", "/delivery/events_per_read", 2),

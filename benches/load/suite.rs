@@ -185,7 +185,7 @@ impl Result {
 
 use Target::{Bare, BareH2, Nchan, Node, Sidestream};
 
-const MEASUREMENTS: [Measurement; 16] = [
+const MEASUREMENTS: [Measurement; 17] = [
     Measurement {
         name: "idle",
         title: "idle: 10,000 idle clients, then ten events",
@@ -327,6 +327,20 @@ const MEASUREMENTS: [Measurement; 16] = [
             "/replay/cpu_us_per_event",
             "/memory/peak_bytes",
             "/replay/consumers_max",
+        ],
+    },
+    Measurement {
+        name: "million",
+        title: "million: 10,000 HTTP/2 connections x 100 clients, then a drain",
+        options: "--scenario million",
+        targets: &[Sidestream],
+        rows: &[
+            "/memory/idle_per_client_bytes",
+            "/memory/after_bytes",
+            "/rest/cpu_us_per_client_second",
+            "/delivery/cpu_us_per_delivery/total",
+            "/drain/seconds",
+            "/drain/cpu_us_per_client",
         ],
     },
     Measurement {

@@ -27,8 +27,8 @@ pub(crate) struct Crowd {
 
 impl Crowd {
     /// Returns the reader for the body of a client.
-    pub(super) fn reader(&self) -> BodyReader {
-        BodyReader::new(self.framing, self.visit.received())
+    pub(super) fn reader(&self, client: usize) -> BodyReader {
+        BodyReader::new(self.framing, self.visit.received(client))
     }
 
     /// Counts a TLS handshake that resumed a session.

@@ -25,7 +25,7 @@ pub(super) async fn follow(crowd: &Crowd, number: usize, connecting: OwnedSemaph
     let mut client = Client {
         number,
         response: Response::new(status),
-        body: crowd.reader(),
+        body: crowd.reader(number),
         started: stamp::now(),
         opened: false,
     };

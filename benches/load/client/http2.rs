@@ -147,7 +147,7 @@ async fn read(
             return Fallible::<()>::Err(Fault::Status(response.status().as_u16()).into());
         }
         let mut body = response.into_body();
-        let mut reader = crowd.reader();
+        let mut reader = crowd.reader(client);
         while let Some(data) = body.data().await {
             let data = data?;
             let now = stamp::now();

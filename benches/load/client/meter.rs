@@ -30,6 +30,8 @@ struct Inner {
 pub(crate) enum Goal {
     /// Number of clients that received their first byte or failed.
     Settled(u64),
+    /// Number of clients whose event stream has ended.
+    Ended(u64),
     /// Number of events without duplicates, since the clients opened.
     Events(u64),
 }
@@ -162,6 +164,7 @@ impl Goal {
     fn is_met(self, tally: &Tally) -> bool {
         match self {
             Self::Settled(clients) => tally.opened + tally.failed >= clients,
+            Self::Ended(clients) => tally.ended >= clients,
             Self::Events(events) => tally.events >= events,
         }
     }

@@ -120,8 +120,7 @@ impl Run<'_> {
         let expected = replay.missed * self.plan.client_count() as u64;
         self.inspect(reset_peak)?;
         let (begin, cpu, own) = (Instant::now(), self.cpu()?, Cpu::of(std::process::id())?);
-        // All clients received the first event of their subject.
-        let visit = Visit::Return(positions, 1);
+        let visit = Visit::Return(positions);
         let fleet = Fleet::open(
             &self.plan.clients,
             crowd(self.plan, &setting.endpoint, visit, &self.meter),

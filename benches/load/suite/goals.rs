@@ -176,7 +176,7 @@ const IDLE: &str = "/memory/idle_per_client_bytes";
 const CONNECT: &str = "/connect/cpu_us_per_client";
 
 /// Goals that were set before the first line was written.
-const GOALS: [Goal; 23] = [
+const GOALS: [Goal; 25] = [
     goal(
         "idle HTTP/1.1 client: bytes",
         "idle",
@@ -303,6 +303,21 @@ const GOALS: [Goal; 23] = [
         "/replay/consumers_max",
         0,
         Bound::AtMost(4.0),
+    ),
+    // 3 GiB.
+    goal(
+        "a million HTTP/2 clients: bytes of the process",
+        "million",
+        "/memory/after_bytes",
+        0,
+        Bound::AtMost(3_221_225_472.0),
+    ),
+    goal(
+        "a million HTTP/2 clients: CPU µs per idle client and second",
+        "million",
+        "/rest/cpu_us_per_client_second",
+        2,
+        Bound::AtMost(0.6),
     ),
     goal(
         "storm: CPU µs per client",

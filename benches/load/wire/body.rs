@@ -50,11 +50,19 @@ impl BodyReader {
 
     /// Returns the id that the client would resume from, if it is stored.
     pub(crate) fn last_id(&self) -> Option<&[u8]> {
+        self.received().last_id()
+    }
+
+    /// Returns the number of the last event; 0 before the first one.
+    pub(crate) fn last_sequence(&self) -> u64 {
+        self.received().last_sequence()
+    }
+
+    fn received(&self) -> &Received {
         match self {
             Self::Events(reader) => reader.received(),
             Self::Messages(reader) => reader.received(),
         }
-        .last_id()
     }
 
     /// Returns the number of pings since the last call. The client has to answer them.

@@ -33,6 +33,11 @@ impl Received {
         self.last_id.as_deref().filter(|id| !id.is_empty())
     }
 
+    /// Returns the number of the last event; 0 before the first one.
+    pub(crate) fn last_sequence(&self) -> u64 {
+        self.sequence.last()
+    }
+
     /// Stores an id, if this client stores it.
     pub(super) fn set_id(&mut self, id: &[u8]) {
         if let Some(last) = &mut self.last_id {

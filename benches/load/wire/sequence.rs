@@ -31,6 +31,11 @@ impl Sequence {
         }
     }
 
+    /// Returns the highest number; 0 before the first one.
+    pub(crate) fn last(&self) -> u64 {
+        self.next.saturating_sub(1)
+    }
+
     /// Records one number; numbers begin at 1.
     pub(crate) fn observe(&mut self, number: u64) -> Order {
         if self.next == 0 || number == self.next {
