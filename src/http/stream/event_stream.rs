@@ -165,12 +165,10 @@ impl EventStream {
 
     /// Joins the group of its HTTP/2 connection.
     pub(in crate::http) fn join(&mut self, group: Arc<StreamGroup>, stream: u32) {
-        group.add(
-            &self.state,
-            stream,
-            self.state.clock.ticks_at(self.deadline),
-        );
-        self.group = Some(group);
+        self.group = Some(Arc::clone(&group));
+        // With the jitter of the connection.
+        self.deadline = self.next_deadline();
+        group.add(&self.state, stream, self.due(), self.slack().ticks());
     }
 
     /// Returns true if its end must look like a broken connection (the route's `close: abort`).

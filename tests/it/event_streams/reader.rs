@@ -24,7 +24,7 @@ pub enum Via {
 pub enum Reader {
     /// One connection per event stream.
     Http1(Box<SseClient>),
-    /// One HTTP/2 stream on its own connection.
+    /// One HTTP/2 stream, and its connection.
     H2(H2Client, Box<H2Stream>),
 }
 

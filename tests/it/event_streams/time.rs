@@ -6,7 +6,7 @@ use tokio::task::JoinSet;
 
 use super::reader::Via;
 use super::{Fixture, json, publish_numbers, sequence};
-use testkit::h2::H2Client;
+use testkit::h2::{H2Client, H2Stream};
 use testkit::sse::SseClient;
 
 #[tokio::test]
@@ -56,27 +56,42 @@ async fn a_stream_with_events_sends_no_heartbeat() {
     );
 }
 
-#[tokio::test]
-async fn heartbeats_of_clients_that_connected_together_are_spread() {
-    let fixture = Fixture::with_route("heartbeat: 1s").await;
-    let mut connection = H2Client::connect(fixture.sidestream.url("/")).await;
-    let mut streams = Vec::new();
-    for _ in 0..50 {
-        streams.push(connection.get("/orders").await);
+/// Waits until an event stream has heard another heartbeat.
+trait Hear: Send + 'static {
+    fn hear(&mut self) -> impl Future<Output = ()> + Send;
+}
+
+impl Hear for SseClient {
+    async fn hear(&mut self) {
+        let heard = self.comments();
+        self.until_seen("another heartbeat", |parser| {
+            parser.comments().len() > heard
+        })
+        .await;
     }
-    for event in [false, true] {
-        if event {
+}
+
+impl Hear for H2Stream {
+    async fn hear(&mut self) {
+        let heard = self.comments();
+        self.until_seen("another heartbeat", |parser| {
+            parser.comments().len() > heard
+        })
+        .await;
+    }
+}
+
+/// Returns the most heartbeats that arrive within 100 ms of each other, before an event and after it.
+async fn most_heartbeats_together(fixture: &Fixture, mut streams: Vec<impl Hear>) -> [usize; 2] {
+    let mut most = [0; 2];
+    for (round, most) in most.iter_mut().enumerate() {
+        if round == 1 {
             fixture.publish("orders.1.x", "the same to all").await;
         }
         let mut beats = JoinSet::new();
         for mut stream in streams.drain(..) {
-            let heard = stream.comments();
             beats.spawn(async move {
-                stream
-                    .until_seen("another heartbeat", |parser| {
-                        parser.comments().len() > heard
-                    })
-                    .await;
+                stream.hear().await;
                 (Instant::now(), stream)
             });
         }
@@ -85,18 +100,42 @@ async fn heartbeats_of_clients_that_connected_together_are_spread() {
             times.push(time);
             streams.push(stream);
         }
-        times.sort();
         let together = |time: &Instant| {
-            times
-                .iter()
-                .filter(|other| **other >= *time && **other < *time + Duration::from_millis(100))
-                .count()
+            let end = *time + Duration::from_millis(100);
+            let near = times.iter().filter(|other| (*time..end).contains(*other));
+            near.count()
         };
-        let most = times.iter().map(together).max().unwrap();
-        assert!(
-            most <= 25,
-            "{most} of 50 heartbeats within 100 ms, after an event: {event}"
+        *most = times.iter().map(together).max().unwrap();
+    }
+    most
+}
+
+#[tokio::test]
+async fn heartbeats_of_connections_that_open_together_are_spread() {
+    let fixture = Fixture::with_route("heartbeat: 1s").await;
+    let mut streams = Vec::new();
+    for _ in 0..50 {
+        streams.push(
+            SseClient::get(fixture.sidestream.url("/orders"))
+                .connect()
+                .await,
         );
+    }
+    for most in most_heartbeats_together(&fixture, streams).await {
+        assert!(most <= 25, "{most} of 50 heartbeats within 100 ms");
+    }
+}
+
+#[tokio::test]
+async fn heartbeats_of_one_http2_connection_are_written_together() {
+    let fixture = Fixture::with_route("heartbeat: 4s").await;
+    let mut connection = H2Client::connect(fixture.sidestream.url("/")).await;
+    let mut streams = Vec::new();
+    for _ in 0..50 {
+        streams.push(connection.get("/orders").await);
+    }
+    for most in most_heartbeats_together(&fixture, streams).await {
+        assert!(most >= 45, "only {most} of 50 heartbeats within 100 ms");
     }
 }
 

@@ -3,7 +3,9 @@
 //!
 //! One deadline covers all of them: [`EventStream::next_deadline`] is the earliest. On HTTP/1 the
 //! event stream has a timer of its own, which is created at the first idle turn. On HTTP/2 the
-//! timer of the connection's group wakes the task, so that 256 event streams need one timer.
+//! timer of the connection's group wakes the task, so that 256 event streams need one timer. When one
+//! of them is due, the group also wakes those whose heartbeat or position is due soon: all are written
+//! together ([`EventStream::slack`]).
 //!
 //! A write moves the heartbeat into the future without touching the timer: a timer that fires early
 //! computes the next deadline and continues. A busy event stream thus costs no timer operations; it
@@ -17,6 +19,7 @@ use bytes::Bytes;
 use super::{EventStream, Stage};
 use crate::event::id::Joined;
 use crate::http::stream::compact_time::{self, CompactInstant};
+use crate::http::stream::group::Deadline;
 use crate::http::stream::write_batch::WriteBatch;
 use crate::presence::CloseReason;
 
@@ -50,15 +53,17 @@ impl EventStream {
 
     /// Writes a position or a heartbeat if one is due.
     fn write_due(&mut self, now: CompactInstant, out: &mut WriteBatch) {
+        // Other event streams of the connection are written now.
+        let soon = now.after(self.slack());
         let checkpoint = self.state.route.config.checkpoint;
         let is_id_due = checkpoint.is_some_and(|silence| {
-            now >= self.last_id.after(CompactInstant::from_duration(silence))
+            soon >= self.last_id.after(CompactInstant::from_duration(silence))
         });
         if is_id_due && !self.is_in_snapshot() && self.checkpoint() {
             let positions = self.positions();
             out.write(|bytes| self.encoder().put_position(bytes, &Joined(&positions)));
             self.last_write = now;
-        } else if now >= self.last_write.after(self.silence()) {
+        } else if soon >= self.last_write.after(self.silence()) {
             out.push(Bytes::from_static(self.encoder().heartbeat()));
             self.last_write = now;
         }
@@ -79,7 +84,21 @@ impl EventStream {
             }
         }
         let now = compact_time::now();
-        (self.state.clock.at(now) >= self.deadline).then_some(now)
+        let ticks = self.state.clock.at(now);
+        let is_due = ticks >= self.deadline
+            || self.group.is_some() && ticks.after(self.slack()) >= self.next_write();
+        is_due.then_some(now)
+    }
+
+    /// Returns the duration by which a heartbeat or position may be early: on HTTP/2 a quarter of the
+    /// shorter interval.
+    pub(super) fn slack(&self) -> CompactInstant {
+        if self.group.is_none() {
+            return CompactInstant::ZERO;
+        }
+        let checkpoint = self.state.route.config.checkpoint;
+        let checkpoint = checkpoint.map_or(CompactInstant::NEVER, CompactInstant::from_duration);
+        CompactInstant::new(self.silence().min(checkpoint).ticks() / 4)
     }
 
     /// Returns the interval of this client's heartbeat.
@@ -90,11 +109,13 @@ impl EventStream {
 
     /// Returns the factor of the route's heartbeat interval, from 0.5 to 1.
     ///
-    /// Never longer than the interval. Clients that connect together, or receive the same event, do
-    /// not send their heartbeats together. The places in the stream table are numbered from 0; multiplied by the golden ratio
-    /// they are spread evenly.
+    /// Never longer than the interval. Connections that open together, or receive the same event, do
+    /// not send their heartbeats together. The places in the stream table are numbered from 0;
+    /// multiplied by the golden ratio they are spread evenly.
     fn heartbeat_jitter(&self) -> f32 {
-        let spread = self.registration.place().wrapping_mul(0x9E37_79B1);
+        let own = self.registration.place();
+        let place = self.group.as_ref().map_or(own, |group| group.place(own));
+        let spread = place.wrapping_mul(0x9E37_79B1);
         0.5 + 0.5 * (spread as f32 / u32::MAX as f32)
     }
 
@@ -102,12 +123,18 @@ impl EventStream {
     pub(super) fn set_deadline(&mut self) {
         self.deadline = self.next_deadline();
         self.is_timed = false;
-        let clock = self.state.clock;
         if let Some(group) = &self.group {
-            group.wake_at(&self.state, clock.ticks_at(self.deadline));
+            group.wake_at(&self.state, self.due());
         } else if let Some(timer) = &mut self.timer {
-            timer.as_mut().reset(clock.instant(self.deadline).into());
+            let deadline = self.state.clock.instant(self.deadline);
+            timer.as_mut().reset(deadline.into());
         }
+    }
+
+    /// Returns the deadline for the group.
+    pub(super) fn due(&self) -> Deadline {
+        let may_be_early = self.deadline == self.next_write();
+        Deadline::at(self.state.clock.ticks_at(self.deadline), may_be_early)
     }
 
     /// Returns the time of the last write, or after a stall the current time.
@@ -172,18 +199,23 @@ impl EventStream {
 
     /// Returns the earliest of heartbeat, position, `max_age`, renewal or expiry, and tokens.
     pub(super) fn next_deadline(&self) -> CompactInstant {
-        let config = &self.state.route.config;
-        let heartbeat = self.last_write.after(self.silence());
-        let position = config.checkpoint.map_or(self.expires, |silence| {
-            self.last_id.after(CompactInstant::from_duration(silence))
-        });
         let tokens = self.limits.as_ref().and_then(|limits| limits.until);
         // One tick later: the time was rounded down, and there are no tokens before it.
         let tokens = tokens.map_or(self.expires, |until| {
             self.state.clock.at(until).after(CompactInstant::new(1))
         });
         let end = self.expires.min(self.principal_due);
-        heartbeat.min(position).min(end).min(tokens)
+        self.next_write().min(end).min(tokens)
+    }
+
+    /// Returns the earlier one of heartbeat and position.
+    fn next_write(&self) -> CompactInstant {
+        let heartbeat = self.last_write.after(self.silence());
+        let checkpoint = self.state.route.config.checkpoint;
+        checkpoint.map_or(heartbeat, |silence| {
+            let position = self.last_id.after(CompactInstant::from_duration(silence));
+            heartbeat.min(position)
+        })
     }
 
     /// Advances the positions to the heads of the sources if no events wait. True if one moved.
