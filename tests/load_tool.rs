@@ -255,6 +255,7 @@ fn messages_of_every_framing_are_parsed_from_pieces_cut_anywhere() {
             }
             assert_eq!(seen, expected, "{framing:?}, cut at {cut}");
             assert_eq!(reader.last_id(), Some(&b"aaaaaa-3"[..]), "{framing:?}");
+            assert_eq!(reader.last_sequence(), 4, "{framing:?}");
             let pings = usize::from(framing == Framing::WebSocket);
             assert_eq!(reader.take_pings(), pings, "{framing:?}");
         }
