@@ -436,6 +436,35 @@ async fn bucket_is_watched_and_a_changed_document_applies_at_once() {
 }
 
 #[tokio::test]
+async fn check_reads_the_documents_of_the_folder_if_it_exists() {
+    let mut mount = Mount::new();
+    let folder = tempfile::tempdir().unwrap();
+    let schemas = mount.folder.path().display().to_string();
+    let text = format!("{ROUTES}schemas:\n  folder: {schemas}\n{PAYLOADS}");
+    fs::write(folder.path().join("sidecar.yaml"), &text).unwrap();
+    let check = || sidestream::run(&["check"], folder.path());
+    let output = check().await;
+    let summary = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    assert!(summary.contains("validate: count"), "{summary}");
+    mount.put(&documents()[..3]);
+    let output = check().await;
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(64));
+    let is_named = errors.contains("error: schemas: ") && errors.contains("news.json");
+    assert!(is_named, "{errors}");
+    let elsewhere = text.replace(&schemas, "/not/mounted/here");
+    fs::write(folder.path().join("sidecar.yaml"), elsewhere).unwrap();
+    let output = check().await;
+    assert_eq!(output.status.code(), Some(0));
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        errors.contains("warning: schemas: /not/mounted/here"),
+        "{errors}"
+    );
+}
+
+#[tokio::test]
 async fn listed_permissions_suffice_for_the_bucket() {
     let manual = include_str!("../../docs/nats-permissions.md");
     let (_, after) = manual.split_once("With `schemas.bucket: schemas`").unwrap();
