@@ -1,9 +1,10 @@
 //! The socket of a client, in clear text or with TLS, as event streams are written to it.
 //!
-//! [`Transport`] is a byte stream that can be reset. A [`Socket`] in clear text is a transport (in
-//! `h1::sink`) that can also be written to without the task of its event stream; the methods for
-//! that do nothing by default. In the sidecar it is a `TcpStream`; the simulation
-//! (`tests/simulation`) runs the same code over a socket in memory.
+//! [`Transport`] is a byte stream that can be reset. For its task, an event stream converts it to a
+//! form that can also be written to without the task: a [`Socket`] in clear text in `h1::sink`, a
+//! TLS connection in `h1::tls_sink`. The methods for that do nothing by default. A socket in clear
+//! text is a `TcpStream` in the sidecar; the simulation (`tests/simulation`) runs the same code
+//! over a socket in memory.
 
 use std::fmt;
 use std::io::{self, IoSlice};
@@ -13,7 +14,6 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio_rustls::server::TlsStream;
 
 use crate::feed::DirectSink;
 use crate::http::stream::direct_path::DirectWrites;
@@ -113,17 +113,5 @@ impl Socket for TcpStream {
         if let Err(error) = socket::abort(self) {
             tracing::debug!(%error, "connection reset failed");
         }
-    }
-}
-
-impl Transport for TlsStream<TcpStream> {
-    type Task = Self;
-
-    fn for_task(self, _stream: &EventStream) -> Self {
-        self
-    }
-
-    fn abort(&self) {
-        Socket::abort(self.get_ref().0);
     }
 }

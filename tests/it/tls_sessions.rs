@@ -1,4 +1,5 @@
-//! TLS sessions that a client resumes on the same pod, and on another one with the same ticket keys.
+//! TLS sessions that a client resumes on the same pod, and on another one with the same ticket
+//! keys.
 
 use std::path::PathBuf;
 use std::process::Stdio;

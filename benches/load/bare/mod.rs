@@ -3,10 +3,10 @@
 //! It is the limit that the sidecar is compared with. One thread runs one epoll loop. It reads
 //! messages from NATS with a parser of its own ([`nats`]), and accepts HTTP/1.1 connections.
 //!
-//! An HTTP/1.1 connection sends its request once; the path selects a subject. Afterwards the connection is
-//! a socket in the list of its subject, and every frame for the subject is one `send` of bytes that
-//! were prepared once. Frames that are ready together leave together. There are no timers, no
-//! heartbeats and no limits.
+//! An HTTP/1.1 connection sends its request once; the path selects a subject. Afterwards the
+//! connection is a socket in the list of its subject, and every frame for the subject is one `send`
+//! of bytes that were prepared once. Frames that are ready together leave together. There are no
+//! timers, no heartbeats and no limits.
 //!
 //! With `--keep` the loop keeps all frames in memory for the scenario *replay*. A client that
 //! sends any `Last-Event-ID` then receives every frame after the first one of its subject.

@@ -28,8 +28,8 @@ pub(crate) struct Certificate {
 }
 
 impl Certificate {
-    /// Makes a certificate that is its own authority. With `ticket_keys`, servers accept the session
-    /// tickets of each other.
+    /// Makes a certificate that is its own authority. With `ticket_keys`, servers accept the
+    /// session tickets of each other.
     pub(crate) fn new(key: Key, ticket_keys: bool) -> Fallible<Self> {
         let made = Self {
             folder: TempDir::with_prefix("load-certificate-")?,

@@ -22,12 +22,12 @@ use std::time::Duration;
 
 use tokio::net::TcpStream;
 use tokio::time::Instant;
-use tokio_rustls::server::TlsStream;
 
 use super::connection::{Connection, LAST_REQUEST, Silent};
 use crate::http::context::Context;
 use crate::http::h1::sink::TaskSocket;
 use crate::http::h1::stream::H1Stream;
+use crate::http::h1::tls_sink::TaskTls;
 use crate::http::request::rejection_code::RejectionCode;
 use crate::http::transport::{Socket, Transport};
 use crate::lifecycle::shutdown::Token;
@@ -165,7 +165,7 @@ async fn encrypted(
     socket: TcpStream,
     acceptor: tls::Acceptor,
     drain: Drain,
-) -> Option<H1Stream<TlsStream<TcpStream>>> {
+) -> Option<H1Stream<TaskTls>> {
     let remote = connection.remote;
     let Drain {
         mut goaway,

@@ -126,8 +126,10 @@ impl<T: Transport> ChunkWriter<T> {
             self.is_clear(),
             "direct writes happen only while nothing is pending"
         );
+        // With TLS all bytes can be accepted while their record waits for the socket.
+        let bytes = Some(unsent.bytes).filter(|bytes| !bytes.is_empty());
         self.pending = Some(Box::new(Pending {
-            segments: VecDeque::from([unsent.bytes]),
+            segments: bytes.into_iter().collect(),
             written: unsent.written,
             ..Pending::default()
         }));

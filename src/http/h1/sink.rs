@@ -7,8 +7,7 @@
 //!
 //! The rest of a direct write that the socket accepts only in part is kept; the task is woken,
 //! takes it ([`Transport::take_direct_writes`]) and writes it first. Both run on one thread; the
-//! mutex around the rest is never contended. A socket with TLS has no direct path: its records
-//! belong to the task.
+//! mutex around the rest is never contended. [`super::tls_sink`] does the same for TLS.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;

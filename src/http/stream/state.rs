@@ -131,7 +131,7 @@ const H2_BYTES: u64 = 25 * 1024 + 512;
 const H2_TLS_BYTES: u64 = 14 * 1024 + 512;
 
 /// Bytes of TLS for an HTTP/1 connection.
-const TLS_BYTES: u64 = 7552;
+const TLS_BYTES: u64 = 7680;
 
 impl StreamState {
     pub(in crate::http) fn new(

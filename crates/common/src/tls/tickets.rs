@@ -1,14 +1,15 @@
 //! Session tickets of TLS 1.3 whose keys are shared by several pods.
 //!
-//! A ticket is the state of a session, encrypted with a key of the server. A client that returns with
-//! it resumes the session without certificate and signature, on every pod that has the key. The
-//! exchange of fresh keys (ECDHE) remains, so the ticket keys do not decrypt recorded connections;
-//! with them an attacker on the path can impersonate the server to clients that resume.
+//! A ticket is the state of a session, encrypted with a key of the server. A client that returns
+//! with it resumes the session without certificate and signature, on every pod that has the key.
+//! The exchange of fresh keys (ECDHE) remains, so the ticket keys do not decrypt recorded
+//! connections; with them an attacker on the path can impersonate the server to clients that
+//! resume.
 //!
-//! The file has one secret per line, in base64. The first one encrypts, all decrypt: a rotation adds
-//! a line at the top and removes the last one. From each secret a key and its name are derived. They
-//! also depend on the authorities of clients, because a ticket replaces the verification of a client's
-//! certificate: a listener with other authorities does not accept it.
+//! The file has one secret per line, in base64. The first one encrypts, all decrypt: a rotation
+//! adds a line at the top and removes the last one. From each secret a key and its name are
+//! derived. They also depend on the authorities of clients, because a ticket replaces the
+//! verification of a client's certificate: a listener with other authorities does not accept it.
 //!
 //! ```text
 //! ticket   key name (16) | nonce (12) | ciphertext | tag (16)
