@@ -175,7 +175,7 @@ impl Answered {
             }
             Answer::Events(head, mut stream) => {
                 let send = send_head(respond, head, false)?;
-                stream.join(self.group.clone(), send.stream_id().as_u32());
+                stream.join(&self.group, send.stream_id().as_u32());
                 let shared = SharedStream::new(send, self.group, stream.direct_path());
                 let input = self.messages.map(H2Input::new);
                 let stream = H2Stream::new(*stream, shared, self.in_use, input);

@@ -164,8 +164,8 @@ impl EventStream {
     }
 
     /// Joins the group of its HTTP/2 connection.
-    pub(in crate::http) fn join(&mut self, group: Arc<StreamGroup>, stream: u32) {
-        self.group = Some(Arc::clone(&group));
+    pub(in crate::http) fn join(&mut self, group: &Arc<StreamGroup>, stream: u32) {
+        self.group = Some(Arc::clone(group));
         // With the jitter of the connection.
         self.deadline = self.next_deadline();
         group.add(&self.state, stream, self.due(), self.slack().ticks());

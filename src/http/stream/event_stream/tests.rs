@@ -310,8 +310,8 @@ async fn expired_principal_ends_one_event_stream_of_an_http2_connection() {
     let mut expiring = fixture.open(Some(Instant::now() + EXPIRES_AFTER));
     let mut other = fixture.open(None);
     let group = Arc::new(StreamGroup::default());
-    expiring.join(group.clone(), 1);
-    other.join(group.clone(), 3);
+    expiring.join(&group, 1);
+    other.join(&group, 3);
     let mut timer = GroupTimer::new(group.clone());
     let (mut client, mut other_client) = (Client::default(), Client::default());
     let closed = poll_fn(|task| {
@@ -419,7 +419,7 @@ async fn max_age_of_a_busy_event_stream_is_that_of_its_http2_connection() {
     let mut fixture = Fixture::with_max_age(EXPIRES_AFTER);
     let mut stream = fixture.open(None);
     let group = Arc::new(StreamGroup::default());
-    stream.join(group.clone(), 1);
+    stream.join(&group, 1);
     let mut client = Client::default();
     let is_reached = || group.until_max_age().now_or_never().is_some();
     publish_without_a_pause(&mut fixture, &mut client, &mut stream, is_reached).await;
