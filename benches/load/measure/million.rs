@@ -30,6 +30,12 @@ pub(super) async fn run(plan: &Plan, setting: Setting<'_>) -> Fallible<Value> {
     let positions = Positions::new(plan.client_count());
     let visit = Visit::Remembered(Arc::clone(&positions));
     let (fleet, connect) = run.connect(&setting.endpoint, visit).await?;
+    let opened = run.meter.read(|tally| tally.opened);
+    if opened < plan.client_count() as u64 {
+        let problem = run.meter.read(|tally| tally.problem.clone());
+        let problem = problem.unwrap_or_default();
+        return Err(format!("only {opened} clients are open: {problem}").into());
+    }
     let idle = run.settle().await?;
     let rest = run.rest().await?;
     let delivery = run.deliver(plan.events, plan.pace).await?;

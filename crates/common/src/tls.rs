@@ -7,7 +7,7 @@
 //! connections are not affected.
 //!
 //! A client that returns resumes its session, with a ticket of TLS 1.3 or a session id of TLS 1.2.
-//! The keys of tickets are random and in memory, or those of a file that pods share ([`tickets`]).
+//! The keys of tickets are random and in memory, or those of a file that pods share (`tickets`).
 //! Sessions survive a renewal of the certificate, but not a change of the client authorities. With
 //! TLS 1.2 there are no tickets: their keys would decrypt recorded connections.
 //!
