@@ -371,7 +371,7 @@ const ATTEMPTS_MAX: usize = 3;
 const NOISE: &str = "noise: beyond the limit, but not in all rounds. Repeat it with more rounds on a quieter machine.\n";
 
 /// Eight scenarios; *broadcast* and *storm* are measured over TLS too, *idle* over three protocols.
-const COMPARISONS: [Comparison; 12] = [
+const COMPARISONS: [Comparison; 13] = [
     Comparison {
         name: "broadcast",
         options: "--scenario broadcast --seconds 5",
@@ -412,6 +412,15 @@ const COMPARISONS: [Comparison; 12] = [
         name: "replay from the window",
         unit: "CPU us per event",
         options: "--scenario replay --from window --clients 190",
+        cost: "/replay/cpu_us_per_event",
+        decimals: 3,
+        ..DELIVERIES
+    },
+    Comparison {
+        scenario: "replay",
+        name: "replay from JetStream",
+        unit: "CPU us per event",
+        options: "--scenario replay --from archive --clients 190",
         cost: "/replay/cpu_us_per_event",
         decimals: 3,
         ..DELIVERIES

@@ -33,6 +33,9 @@ use crate::telemetry::Metrics;
 /// 1 s: sending GOAWAY takes milliseconds; a connection still in its handshake is not waited for.
 const GOAWAY_MAX: Duration = Duration::from_secs(1);
 
+/// 200 ms between two looks at what is left.
+const LOOK_MAX: Duration = Duration::from_millis(200);
+
 /// 2 s: time for clients to acknowledge bytes that are still in the kernel's send buffers.
 const UNSENT_MAX: Duration = Duration::from_secs(2);
 
@@ -130,6 +133,7 @@ async fn end_all(
     enter(progress, Phase::Ending);
     end_streams(context, progress, schedule).await;
     enter(progress, Phase::Lingering);
+    let mut pause = Duration::from_millis(20);
     while !context.streams.is_empty() {
         // Event streams that began after the others were asked to end; for the rest this changes
         // nothing.
@@ -137,7 +141,9 @@ async fn end_all(
             .streams
             .for_each(|member| member.close(CloseReason::Drain));
         progress.send_modify(|now| now.streams_left = context.streams.len() as u64);
-        sleep(Duration::from_millis(20)).await;
+        sleep(pause).await;
+        // A visit of a million event streams takes tens of milliseconds.
+        pause = (pause * 2).min(LOOK_MAX);
     }
     progress.send_modify(|now| now.streams_left = 0);
     connections.completed().await;
@@ -218,7 +224,7 @@ async fn sent(ports: &[u16]) {
     let mut pause = Duration::from_millis(10);
     while queue::unsent(ports).is_ok_and(|count| count > 0) {
         sleep(pause).await;
-        pause = (pause * 2).min(Duration::from_millis(200));
+        pause = (pause * 2).min(LOOK_MAX);
     }
 }
 
