@@ -85,23 +85,28 @@ async fn live(plan: &Plan, setting: Setting<'_>) -> Fallible<Value> {
         faults["not_stored"] = json!(run.publisher.published().saturating_sub(stored));
     }
     fleet.close().await;
+    Ok(json!({
+        "connect": connect,
+        "memory": memory_of(plan, before, idle, after),
+        "delivery": delivery,
+        "faults": faults,
+    }))
+}
+
+/// Returns the memory of the server before the clients, with idle clients, and after the events.
+fn memory_of(plan: &Plan, before: Option<u64>, idle: Option<u64>, after: Option<u64>) -> Value {
     let per_client = |bytes: Option<u64>| {
         before
             .zip(bytes)
             .map(|(before, now)| now.saturating_sub(before) as f64 / plan.client_count() as f64)
     };
-    Ok(json!({
-        "connect": connect,
-        "memory": {
-            "before_bytes": before,
-            "idle_bytes": idle,
-            "after_bytes": after,
-            "idle_per_client_bytes": per_client(idle),
-            "after_per_client_bytes": per_client(after),
-        },
-        "delivery": delivery,
-        "faults": faults,
-    }))
+    json!({
+        "before_bytes": before,
+        "idle_bytes": idle,
+        "after_bytes": after,
+        "idle_per_client_bytes": per_client(idle),
+        "after_per_client_bytes": per_client(after),
+    })
 }
 
 struct Run<'a> {

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use super::{Run, Setting, crowd, microseconds, share};
+use super::{Run, Setting, crowd, memory_of, microseconds, share};
 use crate::Fallible;
 use crate::client::endpoint::Endpoint;
 use crate::client::fleet::Fleet;
@@ -43,20 +43,9 @@ pub(super) async fn run(plan: &Plan, setting: Setting<'_>) -> Fallible<Value> {
     let drain = run.drain(fleet).await?;
     let first = run.faults(0, 0);
     let returned = run.return_to(&successor, positions).await?;
-    let per_client = |bytes: Option<u64>| {
-        before
-            .zip(bytes)
-            .map(|(before, now)| now.saturating_sub(before) as f64 / plan.client_count() as f64)
-    };
     Ok(json!({
         "connect": connect,
-        "memory": {
-            "before_bytes": before,
-            "idle_bytes": idle,
-            "after_bytes": after,
-            "idle_per_client_bytes": per_client(idle),
-            "after_per_client_bytes": per_client(after),
-        },
+        "memory": memory_of(plan, before, idle, after),
         "rest": rest,
         "delivery": delivery,
         "drain": drain,
