@@ -90,15 +90,23 @@ pub(super) fn reason(close: &Event) -> Value {
     serde_json::from_str::<Value>(&close.data).unwrap()["reason"].clone()
 }
 
-/// Status and code of a request with a token.
-async fn answer(sidestream: &Sidestream, path: &str, token: &str) -> (u16, String) {
+/// Status of a request with a token, without its event stream.
+async fn status(sidestream: &Sidestream, path: &str, token: &str) -> u16 {
     let bearer = bearer(token);
     let headers = [("Authorization", bearer.as_str())];
-    let url = sidestream.url(path);
-    let status = http1::request("HEAD", &url, &headers).await.unwrap().status;
+    let answer = http1::request("HEAD", &sidestream.url(path), &headers).await;
+    answer.unwrap().status
+}
+
+/// Status and code of a request with a token that is either accepted or rejected for good.
+async fn answer(sidestream: &Sidestream, path: &str, token: &str) -> (u16, String) {
+    let status = status(sidestream, path, token).await;
     if status == 200 {
         return (status, String::new());
     }
+    let bearer = bearer(token);
+    let headers = [("Authorization", bearer.as_str())];
+    let url = sidestream.url(path);
     let answer = http1::request("GET", &url, &headers).await.unwrap();
     let code = answer.json()["error"]["code"].clone();
     (status, code.as_str().unwrap().to_owned())
@@ -110,7 +118,7 @@ fn revoked() -> (u16, String) {
 
 async fn until_accepted(sidestream: &Sidestream, path: &str, token: &str) {
     eventually(DEADLINE, "the token is accepted", async || {
-        answer(sidestream, path, token).await.0 == 200
+        status(sidestream, path, token).await == 200
     })
     .await;
 }
