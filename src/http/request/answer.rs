@@ -65,6 +65,9 @@ pub(super) const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, OPT
 const GRPC_ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
 /// Switches off response buffering in nginx and proxies based on it.
 const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+/// Asks intermediaries to forward the content as it arrives
+/// (draft-ietf-httpbis-incremental, a Structured Field that is true).
+const INCREMENTAL: HeaderName = HeaderName::from_static("incremental");
 
 /// Answer to OPTIONS; the caller adds the headers of a CORS preflight. `methods`: those of the
 /// path.
@@ -140,6 +143,7 @@ pub(super) fn event_stream_head(
     );
     headers.insert(X_CONTENT_TYPE_OPTIONS, NO_SNIFF);
     headers.insert(ACCEL_BUFFERING, HeaderValue::from_static("no"));
+    headers.insert(INCREMENTAL, HeaderValue::from_static("?1"));
     // A connection serves no request after an event stream, and a proxy must not send one into its
     // end. A route with `close: abort` does not announce the end: undici, the fetch of Node, would
     // report an announced end as a clean one.

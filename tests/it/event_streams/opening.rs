@@ -15,6 +15,7 @@ fn assert_head(via: Via, header: impl Fn(&str) -> Option<String>) {
         ("content-type", Some("text/event-stream")),
         ("cache-control", Some("no-store, no-transform")),
         ("x-accel-buffering", Some("no")),
+        ("incremental", Some("?1")),
         ("connection", (via.protocol() != "h2").then_some("close")),
         ("keep-alive", None),
         ("content-length", None),

@@ -27,6 +27,7 @@ async fn events_arrive_with_name_subject_and_unchanged_payload_over_every_transp
             assert_eq!(response.status, 200);
             assert_eq!(response.header("content-type"), Some(form.content_type()));
             assert_eq!(response.header("x-accel-buffering"), Some("no"));
+            assert_eq!(response.header("incremental"), Some("?1"));
             let open = response.next().await;
             assert_eq!((open.content, open.first()), ("open", Some(3000)));
             let position = response.next().await;

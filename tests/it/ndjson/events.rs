@@ -22,6 +22,7 @@ async fn events_of_every_kind_are_lines_on_every_transport() {
         assert_eq!(header("content-type"), "application/x-ndjson");
         assert_eq!(header("vary"), "accept");
         assert_eq!(header("cache-control"), "no-store, no-transform");
+        assert_eq!(header("incremental"), "?1");
         assert_eq!(
             reader.next().await,
             json!({ "control": "open", "retry": 3000 })
