@@ -315,6 +315,7 @@ test)
     npm_packages tests/issuer
     npm_packages tests/asyncapi
     npm_packages tests/clients/cloudevents
+    npm_packages tests/page
     examples
     applications
     proxies
@@ -350,6 +351,7 @@ all)
     npm_packages tests/issuer
     npm_packages tests/asyncapi
     npm_packages tests/clients/cloudevents
+    npm_packages tests/page
     examples
     applications
     proxies

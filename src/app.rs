@@ -16,6 +16,7 @@
 //! | `sources` | streams and core subjects that the routes name |
 //! | `shards` | one thread with a runtime and listeners for each core |
 //! | `tickets` | store of tickets |
+//! | `taps` | routes that the admin page can tap |
 //! | `schemas` | JSON Schemas of payloads |
 //! | `application_check` | health check of the application |
 //! | `load` | load level, measured on the admin thread |
@@ -34,6 +35,7 @@ mod schemas;
 mod shards;
 mod shutdown;
 mod sources;
+mod taps;
 mod tickets;
 
 use std::fmt;
@@ -67,6 +69,7 @@ use schemas::SchemaReaders;
 use shards::Shards;
 use shutdown::Cause;
 use sources::Sources;
+use taps::RouteTaps;
 use tickets::TicketStores;
 
 /// Runs the sidecar until a signal ends it, including the drain, which fits into `grace`.
@@ -110,7 +113,9 @@ impl App {
         let (commanded, commands) = mpsc::channel(16);
         let shown = Arc::new(Mutex::new(reload::shown(&loaded, &[], None)));
         let streams = StreamTable::default();
+        let taps = RouteTaps::default();
         let parts = admin::Parts {
+            pod: pod(),
             health: health.clone(),
             metrics: metrics.clone(),
             streams: streams.clone(),
@@ -120,6 +125,7 @@ impl App {
                 move || shown.lock().unwrap_or_else(PoisonError::into_inner).clone()
             }),
             token: admin::Token::default(),
+            taps: Box::new(taps.clone()),
             commands: commanded,
         };
         let admin_token = parts.token.clone();
@@ -163,6 +169,7 @@ impl App {
 
         // Listeners are last: the first connection finds everything that serves it.
         let context = http::Context::new(metrics.clone(), streams, limiter, load_level);
+        taps.0.get_or_init(|| context.clone());
         if let Some(bucket) = &config.authentication.revocations.bucket {
             let revocations = Arc::new(auth::Revocations::default());
             context.set_revocations(revocations.clone());

@@ -1,9 +1,11 @@
-//! Access to the protected pages, `/connections` and `/config`: by a token or a client certificate.
+//! Access to the protected pages (`/`, `/connections`, `/config`, ...): by a token, a session of a
+//! browser or a client certificate.
 //!
 //! ```text
 //! no token, no client_ca        the pages are open
 //! verified client certificate   admitted
 //! `Authorization: Bearer`       admitted with the token, compared in constant time
+//! cookie of a session           admitted until its end (`session`); the form of `/` has sent the token
 //! ```
 //!
 //! Wrong tokens are limited per address and in total; above the limits no token is compared. Tokens
@@ -15,15 +17,18 @@ use std::io::{self, Read as _};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwapOption;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use hyper::HeaderMap;
 use hyper::header::AUTHORIZATION;
 use ring::hmac;
 use ring::rand::SystemRandom;
 
 use super::config::{NOT_A_TOKEN, is_token};
+use super::session;
 use crate::auth::Secret;
 use crate::limit::{AddressLimiter, AddressLimits, LeakLimit};
 use crate::net::request_head;
@@ -80,11 +85,14 @@ pub(super) enum Denied {
 }
 
 impl Token {
-    /// Replaces the token. `None`: no token admits a client.
+    /// Replaces the token. `None`: no token admits a client. Another token ends all sessions.
     ///
     /// # Errors
     /// If the system has no random numbers.
     pub fn set(&self, token: Option<&Secret>) -> io::Result<()> {
+        if token.is_some_and(|token| self.is(&token.0)) {
+            return Ok(());
+        }
         let expected = token.map(|token| Expected::new(&token.0)).transpose()?;
         self.0.store(expected.map(Arc::new));
         Ok(())
@@ -100,6 +108,32 @@ impl Token {
             hmac::verify(&expected.key, presented.as_bytes(), expected.tag.as_ref()).is_ok()
         })
     }
+
+    /// Returns the cookie of a new session; `None` without a token.
+    fn new_session(&self, now: SystemTime) -> Option<String> {
+        let expected = self.0.load();
+        let (expected, end) = (expected.as_ref()?, session::end(now).to_string());
+        let signature = hmac::sign(&expected.key, signed(&end).as_bytes());
+        Some(format!("{end}.{}", BASE64.encode(signature)))
+    }
+
+    /// Returns whether a cookie is that of a session which has not ended.
+    fn has_session(&self, cookie: &str, now: SystemTime) -> bool {
+        let expected = self.0.load();
+        let (Some(expected), Some((end, signature))) =
+            (expected.as_ref(), session::parse(cookie, now))
+        else {
+            return false;
+        };
+        BASE64.decode(signature).is_ok_and(|signature| {
+            hmac::verify(&expected.key, signed(end).as_bytes(), &signature).is_ok()
+        })
+    }
+}
+
+/// Returns the signed text of a session. The line end is in no token, whose tag has the same key.
+fn signed(end: &str) -> String {
+    format!("session\n{end}")
 }
 
 impl Expected {
@@ -152,14 +186,61 @@ impl Access {
             return Err(Denied::NoCertificate);
         }
         let Some(presented) = request_head::bearer(headers) else {
-            return Err(Denied::NoToken);
+            // A forged signature is not a guess of the token, and an old one is no failure.
+            return if self.has_session(headers) {
+                Ok(())
+            } else {
+                Err(Denied::NoToken)
+            };
         };
+        // A proxy in front may have verified the other one.
+        let is_single = headers.get_all(AUTHORIZATION).iter().count() == 1;
+        self.compare(peer, now, || is_single && self.token.is(presented))
+    }
+
+    /// Opens the session of a browser that presents the token. `None`: no token is needed.
+    ///
+    /// # Errors
+    /// [`Denied`]
+    pub(super) fn open_session(
+        &self,
+        peer: IpAddr,
+        presented: &str,
+        now: Instant,
+    ) -> Result<Option<String>, Denied> {
+        if !self.token.is_set() {
+            return if self.accepts_certificates {
+                Err(Denied::NoCertificate)
+            } else {
+                Ok(None)
+            };
+        }
+        self.compare(peer, now, || self.token.is(presented))?;
+        Ok(self.token.new_session(SystemTime::now()))
+    }
+
+    /// Returns whether a request has the cookie of a session that has not ended.
+    pub(super) fn has_session(&self, headers: &HeaderMap) -> bool {
+        let now = SystemTime::now();
+        session::presented(headers).is_some_and(|cookie| self.token.has_session(cookie, now))
+    }
+
+    /// Returns whether a request needs a token or a certificate.
+    pub(super) fn is_protected(&self) -> bool {
+        self.token.is_set() || self.accepts_certificates
+    }
+
+    /// Compares a token within the limits of wrong ones.
+    fn compare(
+        &self,
+        peer: IpAddr,
+        now: Instant,
+        is_right: impl FnOnce() -> bool,
+    ) -> Result<(), Denied> {
         self.failures
             .check(peer, now)
             .map_err(Denied::TooManyFailures)?;
-        // A proxy in front may have verified the other one.
-        let is_single = headers.get_all(AUTHORIZATION).iter().count() == 1;
-        if is_single && self.token.is(presented) {
+        if is_right() {
             return Ok(());
         }
         self.failures.record(peer, now);
@@ -330,6 +411,45 @@ mod tests {
         token.set(None).unwrap();
         assert!(!token.is_set() && !token.is(""));
         assert_eq!(format!("{token:?}"), "***");
+    }
+
+    #[test]
+    fn session_lasts_until_its_end_or_another_token() {
+        let (access, now) = (access(Some("right"), false), SystemTime::now());
+        let opened = access.open_session(PEER, "right", Instant::now());
+        let session = opened.unwrap().unwrap();
+        let token = &access.token;
+        assert!(token.has_session(&session, now));
+        assert!(!token.has_session(&session, now + session::SESSION_MAX));
+        let (end, signature) = session.split_once('.').unwrap();
+        let later = end.parse::<u64>().unwrap() + 1;
+        for forged in [
+            format!("{later}.{signature}"),
+            format!("{end}."),
+            end.to_owned(),
+            String::new(),
+        ] {
+            assert!(!token.has_session(&forged, now), "{forged}");
+        }
+        // A reload that changes nothing keeps the sessions.
+        token.set(Some(&Secret("right".into()))).unwrap();
+        assert!(token.has_session(&session, now));
+        token.set(Some(&Secret("other".into()))).unwrap();
+        assert!(!token.has_session(&session, now));
+    }
+
+    #[test]
+    fn wrong_tokens_of_the_form_are_limited_with_those_of_the_header() {
+        let (access, now) = (access(Some("right"), false), Instant::now());
+        for attempt in 0..20 {
+            let denied = match attempt % 2 {
+                0 => access.open_session(PEER, "wrong", now).map(drop),
+                _ => access.check(PEER, false, &headers(&["Bearer wrong"]), now),
+            };
+            assert_eq!(denied, Err(Denied::WrongToken));
+        }
+        let denied = access.open_session(PEER, "right", now);
+        assert_eq!(denied, Err(Denied::TooManyFailures(Duration::from_secs(1))));
     }
 
     #[test]

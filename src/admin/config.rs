@@ -22,10 +22,12 @@ pub struct Config {
     pub token_file: Option<PathBuf>,
     /// TLS. None: clear text. With `client_ca` a client certificate opens the protected pages.
     pub tls: Option<TlsConfig>,
+    /// The page can show the events of a route.
+    pub tap: bool,
 }
 
 impl Config {
-    /// Returns whether `/connections` and `/config` need a token or a client certificate.
+    /// Returns whether the protected pages need a token or a client certificate.
     #[must_use]
     pub fn is_protected(&self) -> bool {
         let client_ca = self.tls.as_ref().and_then(|tls| tls.client_ca.as_ref());
@@ -52,6 +54,7 @@ impl Default for Config {
             token: None,
             token_file: None,
             tls: None,
+            tap: false,
         }
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::access::Token;
+use super::tap::Taps;
 use crate::lifecycle::health::Health;
 use crate::lifecycle::phase::Progress;
 use crate::presence::StreamTable;
@@ -13,6 +14,8 @@ use crate::telemetry::Metrics;
 
 /// State that the admin shows, and the channel for its commands.
 pub struct Parts {
+    /// Name of this pod.
+    pub pod: String,
     /// The checks.
     pub health: Health,
     /// The metrics. The admin adds its own samplers.
@@ -25,6 +28,8 @@ pub struct Parts {
     pub config: Box<dyn Fn() -> serde_json::Value + Send + Sync>,
     /// Token of the protected pages.
     pub token: Token,
+    /// Routes whose events the page can show.
+    pub taps: Box<dyn Taps>,
     /// Receives the commands of the control socket.
     pub commands: mpsc::Sender<Command>,
 }

@@ -11,23 +11,26 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
 use tokio::sync::{Semaphore, oneshot};
 
 use super::access::{self, Access};
-use super::answer::RequestContext;
+use super::answer::{Port, RequestContext};
 use super::config::Config;
-use super::control;
 use super::parts::Parts;
+use super::snapshot::snapshot;
 use super::socket::Socket;
-use super::{answer, sample};
+use super::stream::Watch;
+use super::viewers::Viewers;
+use super::{answer, control, sample, tap};
 use crate::auth::Secret;
 use crate::lifecycle::health::{Check, Health, Status};
 use crate::net::listener::{self, Listener, Sharing};
@@ -48,7 +51,8 @@ const BOUNDS: Bounds = Bounds {
 /// 3 s: the request head of a probe is one packet, and a TLS handshake takes two round trips.
 const HEAD_DEADLINE: Duration = Duration::from_secs(3);
 
-/// 15 s for the whole connection, which has one request: enough for the longest list.
+/// 15 s for the whole connection, which has one request: enough for the longest list. An event
+/// stream goes on while its client reads.
 const CONNECTION_DEADLINE: Duration = Duration::from_secs(15);
 
 /// 500 ms for responses that are in progress when the admin stops.
@@ -113,17 +117,22 @@ pub fn start(
         let token = parts.token.clone();
         runtime.spawn(access::follow(token, file, first, report));
     }
-    let listening = Listening {
-        bound,
-        tls,
-        hosts: config.hosts.clone().into(),
-        access: Arc::new(access.rules),
-    };
+    let port = Arc::new(Port {
+        parts: Arc::new(parts),
+        hosts: config.hosts.clone(),
+        access: access.rules,
+        lists: Arc::new(Semaphore::new(answer::LISTS_MAX)),
+        viewers: Viewers::new(),
+        taps: Arc::new(Semaphore::new(tap::TAPS_MAX)),
+        is_tap_on: config.tap,
+        is_tls,
+    });
+    let listening = Listening { bound, tls };
     let thread = std::thread::Builder::new()
         .name("admin".into())
         .spawn(move || {
             let beside = runtime.spawn(beside);
-            serve(&runtime, listening, socket, parts, stopped, check);
+            serve(&runtime, listening, socket, &port, stopped, check);
             beside.abort();
             // Does not wait for a blocking read of a certificate or a token.
             runtime.shutdown_background();
@@ -224,9 +233,6 @@ fn named(what: &str, error: &io::Error) -> io::Error {
 struct Listening {
     bound: std::net::TcpListener,
     tls: Option<Tls>,
-    /// Allowed names in `Host`.
-    hosts: Arc<[String]>,
-    access: Arc<Access>,
 }
 
 /// Runs the thread of the admin.
@@ -234,20 +240,26 @@ fn serve(
     runtime: &Runtime,
     listening: Listening,
     socket: Option<Socket>,
-    parts: Parts,
+    port: &Arc<Port>,
     stopped: oneshot::Receiver<Infallible>,
     _check: Option<Check>,
 ) {
-    sample::install(&parts.metrics, &parts);
-    let parts = Arc::new(parts);
+    let parts = &port.parts;
+    sample::install(&parts.metrics, parts);
     let slots = Slots::new("admin", BOUNDS, &parts.metrics.admin_refusals_total);
     let controls = control::slots(&parts.metrics);
+    let snapshot: Arc<dyn Fn() -> Value + Send + Sync> = Arc::new({
+        let (parts, started) = (parts.clone(), SystemTime::now());
+        move || snapshot(&parts, started)
+    });
     runtime.block_on(async {
         tokio::select! {
             _ = stopped => {}
-            () = accept(listening, &parts, &slots) => {}
-            () = control::serve(socket.as_ref(), &parts, &controls) => {}
+            () = accept(listening, port, &slots) => {}
+            () = control::serve(socket.as_ref(), parts, &controls) => {}
+            () = port.viewers.publish(snapshot.clone()) => {}
         }
+        port.viewers.end(&snapshot());
         // The end of the runtime cuts later responses.
         let answered = async { tokio::join!(slots.unused(), controls.unused()) };
         if tokio::time::timeout(LAST_ANSWERS, answered).await.is_err() {
@@ -258,32 +270,25 @@ fn serve(
     drop(socket);
 }
 
-async fn accept(listening: Listening, parts: &Arc<Parts>, slots: &Slots) {
-    let Listening {
-        bound,
-        tls,
-        hosts,
-        access,
-    } = listening;
+async fn accept(listening: Listening, port: &Arc<Port>, slots: &Slots) {
+    let Listening { bound, tls } = listening;
     let listener = match Listener::new(bound) {
         Ok(listener) => listener,
         Err(error) => return tracing::error!(%error, "cannot listen on the admin port"),
     };
-    let lists = Arc::new(Semaphore::new(answer::LISTS_MAX));
-    let parts = parts.clone();
+    let port = port.clone();
     let serve = move |connection: TcpStream, slot| {
         // An address is missing only if the client has already disconnected.
         let peer = connection.peer_addr().map(|peer| peer.ip().to_canonical());
+        let watch = Watch::default();
         let context = RequestContext {
-            parts: parts.clone(),
-            hosts: hosts.clone(),
-            access: access.clone(),
+            port: port.clone(),
             peer: peer.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
             has_certificate: false,
             has_bare_line_feed: Arc::default(),
-            lists: lists.clone(),
             slot,
             busy: OnceLock::new(),
+            watch: watch.clone(),
         };
         let acceptor = tls.as_ref().map(Tls::acceptor);
         async move {
@@ -293,11 +298,12 @@ async fn accept(listening: Listening, parts: &Arc<Parts>, slots: &Slots) {
                     None => serve_connection(connection, &context).await,
                 }
             };
-            if tokio::time::timeout(CONNECTION_DEADLINE, served)
-                .await
-                .is_err()
-            {
-                tracing::debug!("admin connection cut at its deadline");
+            tokio::select! {
+                () = served => {}
+                () = watch.deadline(CONNECTION_DEADLINE) => {
+                    let is_event_stream = watch.is_event_stream();
+                    tracing::debug!(is_event_stream, "admin connection cut at its deadline");
+                }
             }
         }
     };
@@ -332,7 +338,7 @@ where
 {
     let connection = Scanned::new(connection, context.has_bare_line_feed.clone());
     let service = service_fn(|request| async move {
-        Ok::<_, Infallible>(answer::respond(context, &request).await)
+        Ok::<_, Infallible>(answer::respond(context, request).await)
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())

@@ -59,6 +59,7 @@ pub fn effective(config: &Config) -> Value {
             "token": admin.token.is_some().then_some(MASKED),
             "token_file": admin.token_file,
             "tls": admin.tls.as_ref().map(server_tls),
+            "tap": admin.tap,
         },
         "nats": nats_value(nats),
         "authentication": {

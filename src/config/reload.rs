@@ -205,6 +205,7 @@ pub fn needs_restart(started: &Config, now: &Config) -> Vec<&'static str> {
         ("admin.token", needs_restart_for_token(admin, &now.admin)),
         ("admin.token_file", admin.token_file != now.admin.token_file),
         ("admin.tls", admin.tls != now.admin.tls),
+        ("admin.tap", admin.tap != now.admin.tap),
         ("nats.servers", nats.servers != now.nats.servers),
         ("nats.credentials", nats.credentials != now.nats.credentials),
         ("nats.tls", nats.tls != now.nats.tls),

@@ -118,6 +118,18 @@ impl Cursor {
         true
     }
 
+    /// Moves to the end of the feed, for a reader that does not receive every event. Returns the
+    /// number of events that it skips.
+    pub fn skip_to_end(&mut self) -> u64 {
+        self.replay = None;
+        let mut state = self.feed.lock();
+        let head = state.head;
+        let (window, subscriber) = state.of_cursor(self.key);
+        let (end, before) = (window.end_offset(), subscriber.offset);
+        subscriber.seek(end, head.unwrap_or(subscriber.position));
+        end.before.events - before.before.events
+    }
+
     /// Moves after a position, if everything after it is in the window.
     pub(super) fn seek(&mut self, position: Position) -> bool {
         let mut state = self.feed.lock();

@@ -22,6 +22,7 @@ mod request;
 mod route;
 mod stream;
 mod stream_options;
+mod tap;
 mod ticket_endpoint;
 mod transport;
 
@@ -33,4 +34,5 @@ pub use h1::chunk::ENVELOPE;
 pub use route::{FindProvider, FindSource, Routes};
 pub use stream::compact_time::tick_origin;
 pub use stream::state::memory_bytes;
+pub use tap::{TapError, TapRoute};
 pub use transport::Socket;

@@ -5,6 +5,8 @@
 //! exception is a template that is one whole variable; its values are filters, each of which has to
 //! lie within the bounds of the source's [`Allow`].
 
+mod narrow;
+
 use std::borrow::Cow;
 use std::fmt;
 

@@ -289,7 +289,7 @@ impl Metrics {
             application_cache_bytes: r.gauge("application_cache_bytes", "Bytes of the responses in the cache, with their heads and keys.")?,
             application_response_seconds: r.histogram("application_response_seconds", "Time from a passed request to the head of the application's response.", &RESPONSE_BUCKETS)?,
             presence_errors_total: r.counter("presence_errors_total", "Failed reads and writes of the presence bucket.")?,
-            admin_refusals_total: r.counters("admin_refusals_total", "Closed connections and rejected requests on the admin port (`admin`) and the control socket (`control`), by code: `no_first_byte`, `evicted` (a newer connection needed the slot), `busy` (the port or one peer address has reached its limit of requests), `too_many_lists`, `host_not_allowed` (a `Host` that is not an address and not in `admin.hosts`), `unauthenticated` and `invalid_token` (no token, or a wrong one, for a protected page), `too_many_authentication_failures` (too many wrong tokens), `certificate_required`, `tls_handshake` (a failed handshake).", &["port", "code"])?,
+            admin_refusals_total: r.counters("admin_refusals_total", "Closed connections and rejected requests on the admin port (`admin`) and the control socket (`control`), by code: `no_first_byte`, `evicted` (a newer connection needed the slot), `busy` (the port or one peer address has reached its limit of requests), `too_many_lists`, `too_many_viewers` and `too_many_taps` (of the page), `cross_origin` (a form of another origin), `host_not_allowed` (a `Host` that is not an address and not in `admin.hosts`), `unauthenticated` and `invalid_token` (no token, or a wrong one, for a protected page), `too_many_authentication_failures` (too many wrong tokens), `certificate_required`, `tls_handshake` (a failed handshake).", &["port", "code"])?,
             log_lines_dropped_total: r.counter("log_lines_dropped_total", LOG_LINES_DROPPED)?,
             log_lines_suppressed_total: r.counter("log_lines_suppressed_total", "Log lines about single gaps that were not written because the process had logged 100 of them in a second; the metrics and the line at the end of the event stream include these gaps.")?,
             presence_full_total: r.counter("presence_full_total", "Entries of event streams that were not written because the presence bucket is full.")?,
@@ -326,9 +326,8 @@ impl Metrics {
         &self.described
     }
 
-    /// Renders all metrics in the text format of Prometheus.
-    #[must_use]
-    pub fn render(&self) -> String {
+    /// Updates the values that are sampled.
+    pub fn sample(&self) {
         self.log_lines_dropped_total
             .inc_by(logs::take_dropped_lines());
         for sampler in self
@@ -339,6 +338,12 @@ impl Metrics {
         {
             sampler(self);
         }
+    }
+
+    /// Renders all metrics in the text format of Prometheus.
+    #[must_use]
+    pub fn render(&self) -> String {
+        self.sample();
         let mut out = Vec::new();
         if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut out) {
             tracing::error!(%error, "cannot render metrics");

@@ -5,6 +5,9 @@ mod access;
 mod exhaustion;
 mod hosts;
 mod lists;
+mod page;
+mod page_browser;
+mod tap;
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -14,9 +17,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
 use sidestream::admin::{self, Admin, Command, Parts};
 use sidestream::encoding::Framing;
+use sidestream::feed::Cursor;
 use sidestream::lifecycle::health::{Check, Health, Status};
 use sidestream::lifecycle::phase::{Phase, Progress};
 use sidestream::presence::{
@@ -30,6 +35,22 @@ use testkit::sidestream::Sidestream;
 use tokio::sync::{mpsc, watch};
 
 const DEADLINE: Duration = Duration::from_secs(20);
+
+/// Taps of a pod without routes.
+struct NoRoutes;
+
+impl admin::Taps for NoRoutes {
+    fn routes(&self) -> Vec<admin::TapRoute> {
+        Vec::new()
+    }
+
+    fn open(
+        &self,
+        _: admin::TapRequest,
+    ) -> BoxFuture<'static, Result<Vec<Cursor>, admin::TapError>> {
+        Box::pin(std::future::ready(Err(admin::TapError::UnknownRoute)))
+    }
+}
 
 /// Running admin server, with the values that it reports.
 struct Operator {
@@ -61,12 +82,14 @@ impl Operator {
         let (drain, progress) = watch::channel(Progress::default());
         let (commands, received) = mpsc::channel(1);
         let parts = Parts {
+            pod: "api-7f9c".to_owned(),
             health: health.clone(),
             metrics: Arc::new(Metrics::new().unwrap()),
             streams: streams.clone(),
             drain: progress,
             config: Box::new(|| json!({ "effective": { "nats": { "password": "***" } } })),
             token: admin::Token::default(),
+            taps: Box::new(NoRoutes),
             commands,
         };
         let admin = admin::start(&config, parts, std::future::pending()).unwrap();
@@ -443,7 +466,16 @@ fn the_effective_configuration_is_served() {
 #[test]
 fn unknown_paths_and_methods_are_rejected() {
     let operator = Operator::start();
-    for path in ["/", "/healthz", "/health/", "/metrics/x", "/..", "*"] {
+    for path in [
+        "/page",
+        "/page/",
+        "/page/nothing.js",
+        "/healthz",
+        "/health/",
+        "/metrics/x",
+        "/..",
+        "*",
+    ] {
         let answer = operator.get(path);
         assert!(matches!(answer.status(), 404 | 400), "{path}: {answer:?}");
     }
@@ -657,6 +689,8 @@ fn a_second_sidecar_with_the_same_control_socket_or_port_gets_an_error() {
     let operator = Operator::start();
     let start = |config: admin::Config| {
         let parts = Parts {
+            pod: "api-7f9c".to_owned(),
+            taps: Box::new(NoRoutes),
             health: Health::default(),
             metrics: Arc::new(Metrics::new().unwrap()),
             streams: StreamTable::default(),

@@ -37,6 +37,7 @@ pub(super) fn admin(value: &ValueReader<'_>) -> Option<Config> {
             token,
             token_file,
             tls: keys.nullable("tls", None, tls),
+            tap: keys.get_or("tap", default.tap, ValueReader::boolean),
         })
     })
 }
