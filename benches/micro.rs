@@ -54,6 +54,7 @@ fn event(seq: u64, subject: &Arc<str>, data: &'static [u8]) -> Event {
         name: None,
         tier: None,
         is_end: false,
+        sample: None,
         version: None,
         headers: Default::default(),
         data: data.into(),

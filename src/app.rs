@@ -58,7 +58,7 @@ use crate::limit::load_level::SharedLevel;
 use crate::limit::{ConnectionLimiter, LoopLagProbes, descriptors};
 use crate::net::sockets;
 use crate::presence::StreamTable;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, Tracer};
 use crate::{admin, auth, nats};
 
 use application_check::ApplicationCheck;
@@ -148,7 +148,8 @@ impl App {
         // NATS next; it connects in the background.
         let identity = nats::Identity::new(&pod());
         let tag = identity.tag();
-        let nats = nats::connect(&config.nats, identity, &health, &metrics)
+        let tracer = Tracer::new(&metrics);
+        let nats = nats::connect(&config.nats, identity, &health, &metrics, &tracer)
             .await
             .map_err(|error| StartError::Configuration(error.to_string()))?;
         let replays = ReplaySlots::new(config.replays, &metrics);
@@ -168,7 +169,13 @@ impl App {
         }
 
         // Listeners are last: the first connection finds everything that serves it.
-        let context = http::Context::new(metrics.clone(), streams, limiter, load_level);
+        let context = http::Context::new(
+            metrics.clone(),
+            tracer.clone(),
+            streams,
+            limiter,
+            load_level,
+        );
         taps.0.get_or_init(|| context.clone());
         if let Some(bucket) = &config.authentication.revocations.bucket {
             let revocations = Arc::new(auth::Revocations::default());
@@ -184,6 +191,7 @@ impl App {
             sources,
             budget,
             metrics,
+            tracer,
             // A token of a file is followed by the admin itself.
             admin_token: config.admin.token_file.is_none().then_some(admin_token),
         };
@@ -291,6 +299,7 @@ impl Live {
             config.file_descriptors,
         );
         self.apply_admin_token(&config.admin);
+        self.tracer.apply(&config.tracing);
         // Providers before the routes that name them.
         self.providers.apply(&config.authentication);
         if let Some(revocations) = self.context.revocations() {

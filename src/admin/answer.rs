@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Body;
-use hyper::header::{ALLOW, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use hyper::header::{ACCEPT, ALLOW, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use hyper::{HeaderMap, Method, Request, StatusCode};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -32,6 +32,7 @@ use super::tap::{self, TapError, TapRequest};
 use super::viewers::Viewers;
 use crate::net::request_head;
 use crate::net::slots::{Busy, Slot};
+use crate::telemetry::open_metrics;
 
 /// Prometheus's text format (exposition formats, version 0.0.4).
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -78,6 +79,7 @@ const WRONG_TOKEN: HeaderValue = HeaderValue::from_static(
 enum Target {
     /// Computed at once.
     Computed(fn(&Parts) -> Answer),
+    Metrics,
     Connections,
     Page,
     /// File of the page.
@@ -130,9 +132,7 @@ impl Target {
             "/health/ready" => {
                 Self::Computed(|parts| probe(health::is_ready(parts), &health::readiness(parts)))
             }
-            "/metrics" => {
-                Self::Computed(|parts| text(StatusCode::OK, METRICS_TYPE, parts.metrics.render()))
-            }
+            "/metrics" => Self::Metrics,
             "/config" => Self::Computed(|parts| json(StatusCode::OK, &(parts.config)())),
             "/connections" => Self::Connections,
             "/" => Self::Page,
@@ -203,6 +203,7 @@ where
     let query = request.uri().query();
     match target {
         Target::Computed(page) => page(&context.port.parts),
+        Target::Metrics => metrics(&context.port.parts, request.headers()),
         Target::Connections => connections(context, query).await,
         Target::Page => page::page(),
         Target::File(file) => file,
@@ -335,6 +336,16 @@ async fn open_tap(context: &RequestContext, method: &Method, query: Option<&str>
         ),
         Err(TapError::Unavailable(message)) => unavailable("tap_unavailable", message),
     }
+}
+
+/// Returns the metrics in the format that the scraper asks for.
+fn metrics(parts: &Parts, headers: &HeaderMap) -> Answer {
+    let accept = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok());
+    if accept.is_some_and(open_metrics::is_preferred) {
+        let text_of_metrics = parts.metrics.render_open_metrics();
+        return text(StatusCode::OK, open_metrics::CONTENT_TYPE, text_of_metrics);
+    }
+    text(StatusCode::OK, METRICS_TYPE, parts.metrics.render())
 }
 
 fn is_probe(path: &str) -> bool {

@@ -20,7 +20,7 @@ use crate::lifecycle::health::Health;
 use crate::lifecycle::phase::Progress;
 use crate::lifecycle::shutdown::Trigger;
 use crate::lifecycle::signals::Request;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, Tracer};
 use crate::{admin, auth, http, nats};
 
 /// All running parts.
@@ -54,6 +54,7 @@ pub(super) struct Live {
     pub(super) sources: Arc<Sources>,
     pub(super) budget: Arc<Budget>,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) tracer: Tracer,
     /// Token of the admin port; `None` if it is in a file.
     pub(super) admin_token: Option<admin::Token>,
 }

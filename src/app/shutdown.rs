@@ -29,7 +29,7 @@ use crate::lifecycle::schedule::Schedule;
 use crate::lifecycle::shutdown::Trigger;
 use crate::lifecycle::signals::Request;
 use crate::nats::Nats;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, Tracer};
 
 /// 3 s: delete the consumers and make one last round trip. NATS removes the rest by inactivity.
 const UPSTREAM_MAX: Duration = Duration::from_secs(3);
@@ -68,6 +68,7 @@ impl App {
                     context,
                     sources,
                     metrics,
+                    tracer,
                     ..
                 },
             ..
@@ -105,6 +106,7 @@ impl App {
             sources,
             nats,
             metrics,
+            tracer,
             progress,
         };
         let mut control = ShutdownControl {
@@ -157,6 +159,7 @@ struct Parts {
     sources: Arc<Sources>,
     nats: Nats,
     metrics: Arc<Metrics>,
+    tracer: Tracer,
     progress: watch::Sender<Progress>,
 }
 
@@ -169,6 +172,7 @@ impl Parts {
             sources,
             nats,
             metrics,
+            tracer,
             progress,
         } = self;
         let began = Instant::now();
@@ -187,7 +191,10 @@ impl Parts {
             sources.stop().await;
             nats.close().await;
         };
-        if timeout(UPSTREAM_MAX, upstream).await.is_err() {
+        // Beside NATS: the last spans are those of the event streams that have ended.
+        let traces = tracer.shut_down(UPSTREAM_MAX);
+        let (upstream, ()) = tokio::join!(timeout(UPSTREAM_MAX, upstream), traces);
+        if upstream.is_err() {
             tracing::warn!(
                 "NATS did not answer within 3 s; the server removes this pod's consumers by inactivity"
             );

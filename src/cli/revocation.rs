@@ -19,7 +19,7 @@ use crate::config::{self, RevocationAccess};
 use crate::lifecycle::health::Health;
 use crate::nats::{self, Identity};
 use crate::subject::BucketName;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, Tracer};
 
 /// A written entry.
 pub(super) struct Written {
@@ -69,7 +69,8 @@ async fn send(access: &RevocationAccess, bucket: &BucketName, entry: &Entry) -> 
     let health = Health::default();
     let metrics = Metrics::new().map_err(|error| fail(Exit::Internal, error))?;
     let identity = Identity::new("command");
-    let nats = nats::connect(&access.nats, identity, &health, &Arc::new(metrics))
+    let tracer = Tracer::new(&metrics);
+    let nats = nats::connect(&access.nats, identity, &health, &Arc::new(metrics), &tracer)
         .await
         .map_err(|error| fail(Exit::Usage, error))?;
     let written = nats.write_revocation(bucket, entry).await;

@@ -47,6 +47,7 @@ pub fn effective(config: &Config) -> Value {
         replays,
         drain,
         presence,
+        tracing,
         log,
     } = config;
     let PerClientConfig { fixed, claims } = &http.per_client;
@@ -102,6 +103,10 @@ pub fn effective(config: &Config) -> Value {
         "presence": {
             "bucket": presence.bucket.as_ref().map(BucketName::as_str),
             "max_bytes": format_size(usize::try_from(presence.max_bytes).unwrap_or(usize::MAX)),
+        },
+        "tracing": {
+            "otlp": tracing.otlp.as_ref().map(ToString::to_string),
+            "sample": tracing.sample.get(),
         },
         "log": {
             "format": match log.format { Format::Json => "json", Format::Text => "text" },

@@ -31,6 +31,8 @@ pub struct Config {
     pub drain: lifecycle::drain::Config,
     /// Presence: which client is connected to which pod.
     pub presence: presence::Config,
+    /// Traces.
+    pub tracing: telemetry::trace::Config,
     /// Format and filter of the log.
     pub log: telemetry::logs::Config,
 }
@@ -67,6 +69,7 @@ impl Default for Config {
             replays: feed::replay::ReplayLimits::default(),
             drain: lifecycle::drain::Config::default(),
             presence: presence::Config::default(),
+            tracing: telemetry::trace::Config::default(),
             log: telemetry::logs::Config::default(),
         }
     }

@@ -195,6 +195,7 @@ pub fn needs_restart(started: &Config, now: &Config) -> Vec<&'static str> {
         replays,
         drain: _,
         presence,
+        tracing: _,
         log,
     } = started;
     let keys = [

@@ -1,6 +1,7 @@
 //! Event as decoded from a NATS message: position, payload, name and tier.
 
 use std::fmt;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -28,6 +29,8 @@ pub struct Event {
     pub is_end: bool,
     /// Version of the payload set by the publisher (`Sidestream-Version`).
     pub version: Option<Version>,
+    /// Number of its sample, if traces record it (`telemetry::trace::samples`).
+    pub sample: Option<NonZeroU32>,
     /// NATS subject.
     pub subject: Arc<str>,
     /// Event name set by the publisher (`Sidestream-Event`).

@@ -5,10 +5,12 @@
 //! neighbours into one run. Copying is cheaper for a replay of small events; sharing is cheaper
 //! for the newest event, which all clients receive at the same time.
 
+use std::num::NonZeroU32;
 use std::time::Instant;
 
 use crate::encoding::{Encoding, Envelope, Enveloped, RunBuilder};
 use crate::event::{Position, Tier};
+use crate::telemetry::trace::samples;
 
 use super::Gap;
 use super::options::FeedEvent;
@@ -46,6 +48,8 @@ pub enum Item {
         is_end: bool,
         /// Time of receipt from NATS.
         received: Instant,
+        /// Number of its sample, if traces record it.
+        sample: Option<NonZeroU32>,
     },
     /// Small neighbouring events, copied into one run.
     Copied {
@@ -72,6 +76,8 @@ pub struct Copied {
     pub position: Position,
     /// Earliest time of receipt among them.
     pub received: Instant,
+    /// Number of the first sample among them.
+    pub sample: Option<NonZeroU32>,
 }
 
 /// 1 KiB: copying a larger event costs more than counting a reference.
@@ -97,6 +103,10 @@ impl Batch {
         is_end: bool,
     ) {
         let (position, received) = (event.position(), event.received());
+        let sample = event.sample();
+        if let Some(number) = sample {
+            samples::deliver(number, 1, received.elapsed());
+        }
         let is_copied = self.copy_small
             && !is_end
             && encoding.len() <= COPIED_EVENT_MAX
@@ -108,6 +118,7 @@ impl Batch {
                 tier: event.tier,
                 is_end,
                 received,
+                sample,
             });
             return;
         }
@@ -121,6 +132,7 @@ impl Batch {
                     events: copied.events + 1,
                     position,
                     received,
+                    sample: copied.sample.or(sample),
                 };
             }
             None => {
@@ -129,6 +141,7 @@ impl Batch {
                     events: 1,
                     position,
                     received,
+                    sample,
                 });
             }
         }

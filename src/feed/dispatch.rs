@@ -28,6 +28,7 @@ use std::sync::Arc;
 use std::task::{Poll, Waker};
 
 use crate::encoding::RunBuilder;
+use crate::telemetry::trace::samples;
 
 use super::feed::{Feed, State};
 use super::notify::ShardNotifier;
@@ -265,6 +266,16 @@ impl Dispatcher {
         }
     }
 
+    /// Counts the deliveries of the run for the events that traces record.
+    #[cold]
+    fn count_samples(&self, run: &EncodedRun) {
+        let is_delivered = |one: &&Recipient| one.outcome != SendOutcome::Rejected;
+        let count = self.group.iter().filter(is_delivered).count() as u32;
+        for number in &run.samples {
+            samples::deliver(*number, count, run.received.elapsed());
+        }
+    }
+
     /// Advances the subscribers that accepted the run, and takes the wakers of those that did not,
     /// or only in part.
     fn commit(&mut self, subscribers: &mut Subscribers<Feed>) {
@@ -275,6 +286,9 @@ impl Dispatcher {
         else {
             return;
         };
+        if !run.samples.is_empty() {
+            self.count_samples(run);
+        }
         for Recipient { key, outcome, .. } in self.group.drain(..) {
             if outcome != SendOutcome::Rejected {
                 subscribers.advance(key, run.end, run.last);

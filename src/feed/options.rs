@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -84,6 +85,11 @@ impl FeedEvent {
     /// Time of receipt from NATS.
     pub(super) fn received(&self) -> Instant {
         self.encoded.event.received
+    }
+
+    /// Number of its sample, if traces record it.
+    pub(super) fn sample(&self) -> Option<NonZeroU32> {
+        self.encoded.event.sample
     }
 }
 

@@ -6,6 +6,7 @@
 //! client. The bytes are the same for all subscribers with the same offset ([`EncodedRun`]).
 
 use std::fmt::Debug;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -50,6 +51,8 @@ pub struct EncodedRun {
     pub received: Instant,
     /// Some of them are telemetry, which the load level may skip.
     pub has_telemetry: bool,
+    /// Numbers of the events that traces record.
+    pub samples: Vec<NonZeroU32>,
     /// Position of the first event.
     pub(super) first: Position,
     /// Position of the last event.
@@ -67,6 +70,7 @@ impl EncodedRun {
         let (end, framing) = (window.end_offset(), window.framing());
         let (events, mut bytes, mut received, mut has_telemetry) =
             (end.index.checked_sub(index)?, 0, None, false);
+        let mut samples = Vec::new();
         for index in index..end.index {
             let Some(Entry::Event(event)) = window.get(index) else {
                 return None;
@@ -76,6 +80,7 @@ impl EncodedRun {
                 return None;
             }
             has_telemetry |= event.tier == Tier::Telemetry;
+            samples.extend(event.sample());
             let oldest = received.get_or_insert(event.received());
             *oldest = (*oldest).min(event.received());
         }
@@ -98,6 +103,7 @@ impl EncodedRun {
             events,
             received: received?,
             has_telemetry,
+            samples,
             first,
             last,
             index,

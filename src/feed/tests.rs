@@ -31,6 +31,7 @@ pub(super) fn event(seq: u64, subject: &str) -> Event {
         name: None,
         tier: None,
         is_end: false,
+        sample: None,
         version: None,
         headers: Default::default(),
         data: format!("{seq}").into(),

@@ -22,13 +22,15 @@ use crate::limit::{
     AddressLimiter, ClientLimiter, ConnectionLimiter, ConnectionPermit, Rate, TicketLimiter,
 };
 use crate::presence::{Protocol, StreamTable};
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, Tracer};
 
 /// State shared by every listener, connection and event stream.
 #[derive(Debug)]
 pub struct Context {
     /// Metrics of the process.
     pub metrics: Arc<Metrics>,
+    /// Traces of event streams.
+    pub tracer: Tracer,
     /// Table of open event streams.
     pub streams: StreamTable,
     /// Limiter of connections and file descriptors.
@@ -72,6 +74,7 @@ impl Context {
     #[must_use]
     pub fn new(
         metrics: Arc<Metrics>,
+        tracer: Tracer,
         streams: StreamTable,
         connection_limiter: Arc<ConnectionLimiter>,
         load_level: SharedLevel,
@@ -101,6 +104,7 @@ impl Context {
             tls_handshakes,
             rejections,
             metrics,
+            tracer,
             streams,
             connection_limiter,
             load_level,

@@ -6,6 +6,7 @@
 //!
 //! `request::resolve` computes what a request reads of a route: filters and client.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,6 +30,8 @@ use crate::payload::{
 use crate::presence::{CloseReason, Protocol};
 use crate::subject::{Allow, Filter, FilterSet, SubjectTemplate};
 use crate::telemetry::Metrics;
+use crate::telemetry::exemplars::Exemplars;
+use crate::telemetry::trace::samples;
 
 /// All routes, in the order of the configuration.
 #[derive(Debug, Default)]
@@ -90,6 +93,8 @@ pub(in crate::http) struct RouteMetrics {
     /// By framing.
     sent: [SentMetrics; Framing::ALL.len()],
     pub(in crate::http) delivery: Histogram,
+    /// Of `delivery`.
+    exemplars: Arc<Exemplars>,
     /// By protocol and framing, as `opened`.
     streams: [[IntGauge; Framing::ALL.len()]; 3],
     opened: [[IntCounter; Framing::ALL.len()]; 3],
@@ -427,6 +432,7 @@ impl RouteMetrics {
                 }
             }),
             delivery: metrics.delivery_seconds.with_label_values(&[route]),
+            exemplars: metrics.exemplars_of(route),
             streams: protocols.map(|protocol| {
                 Framing::ALL.map(|framing| {
                     let labels = [route, protocol.as_str(), framing.as_str()];
@@ -465,6 +471,14 @@ impl RouteMetrics {
                     .shed_events_total
                     .with_label_values(&[route, tier.as_str()])
             }),
+        }
+    }
+
+    /// Records the trace of a delivery, if its span is open.
+    #[cold]
+    pub(in crate::http) fn record_exemplar(&self, seconds: f64, sample: NonZeroU32) {
+        if let Some(ids) = samples::ids(sample) {
+            self.exemplars.record(seconds, ids);
         }
     }
 

@@ -18,7 +18,7 @@ use super::jetstream::stream_state::StreamState;
 use super::jetstream::tags::SourceTags;
 use crate::event::{Fingerprint, SourceTag};
 use crate::lifecycle::health::Health;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, Tracer};
 
 /// Maximum age of a cached stream state: a thousand clients that reconnect at once cause one
 /// request.
@@ -36,6 +36,7 @@ pub(super) struct Inner {
     pub(super) server_flush: ServerFlush,
     pub(super) health: Health,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) tracer: Tracer,
     states: Mutex<HashMap<String, Arc<Cached>>>,
     pub(super) tags: Arc<SourceTags>,
     /// Stops with the last clone and closes the connections.
@@ -56,6 +57,7 @@ pub async fn connect(
     identity: Identity,
     health: &Health,
     metrics: &Arc<Metrics>,
+    tracer: &Tracer,
 ) -> Result<Nats, InvalidServer> {
     let (connections, supervisor) = connection::connect(config, &identity, health, metrics).await?;
     Ok(Nats(Arc::new(Inner {
@@ -65,6 +67,7 @@ pub async fn connect(
         connections,
         health: health.clone(),
         metrics: Arc::clone(metrics),
+        tracer: tracer.clone(),
         states: Mutex::default(),
         tags: Arc::default(),
         _supervisor: supervisor,

@@ -122,6 +122,7 @@ impl Nats {
             tags,
             health,
             metrics,
+            tracer,
             ..
         } = &*self.0;
         let server = Server {
@@ -129,7 +130,14 @@ impl Nats {
             data: connections.data.clone(),
             tags: Arc::clone(tags),
         };
-        let tailer = StreamTailer::new(config, identity.clone(), server, writer, health, metrics);
+        let tailer = StreamTailer::new(
+            config,
+            identity.clone(),
+            server,
+            writer,
+            health,
+            (metrics, tracer),
+        );
         tokio::spawn(tailer.run(shutdown));
     }
 
@@ -141,6 +149,7 @@ impl Nats {
             connections,
             server_flush,
             metrics,
+            tracer,
             ..
         } = &*self.0;
         let core = CoreSubscriptions::new(
@@ -148,7 +157,7 @@ impl Nats {
             server_flush.clone(),
             identity.tag(),
             writer,
-            metrics,
+            (metrics, tracer),
         );
         tokio::spawn(core.run(shutdown));
     }

@@ -215,6 +215,7 @@ mod tests {
             received: Instant::now(),
             tier: None,
             is_end: false,
+            sample: None,
             version: None,
             subject: Arc::from("orders.42 é"),
             name: name.and_then(EventName::parse),

@@ -9,7 +9,8 @@
 //! values are initialised to zero by their owner, so the first increase is visible to alerts.
 
 use std::cell::RefCell;
-use std::sync::{Mutex, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use prometheus::proto::MetricType;
 use prometheus::{
@@ -17,7 +18,8 @@ use prometheus::{
     IntGauge, IntGaugeVec, Opts, Registry, TextEncoder, core::Collector,
 };
 
-use super::logs;
+use super::exemplars::Exemplars;
+use super::{logs, open_metrics};
 
 type Sampler = Box<dyn Fn(&Metrics) + Send + Sync>;
 
@@ -170,6 +172,10 @@ pub struct Metrics {
     pub log_lines_suppressed_total: IntCounter,
     /// `sidestream_presence_full_total`
     pub presence_full_total: IntCounter,
+    /// `sidestream_trace_spans_total{result}`
+    pub trace_spans_total: IntCounterVec,
+    /// Exemplars of `delivery_seconds`, by route.
+    delivery_exemplars: Mutex<BTreeMap<Box<str>, Arc<Exemplars>>>,
 }
 
 /// Description of one metric for the documentation.
@@ -189,6 +195,9 @@ pub struct Described {
 const DELIVERY_BUCKETS: [f64; 14] = [
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0,
 ];
+
+/// Name of the histogram with exemplars.
+const DELIVERY_SECONDS: &str = "sidestream_delivery_seconds";
 
 /// Buckets of response times in seconds: from 0.5 ms to the default of `application.response_timeout`.
 const RESPONSE_BUCKETS: [f64; 11] = [
@@ -293,6 +302,8 @@ impl Metrics {
             log_lines_dropped_total: r.counter("log_lines_dropped_total", LOG_LINES_DROPPED)?,
             log_lines_suppressed_total: r.counter("log_lines_suppressed_total", "Log lines about single gaps that were not written because the process had logged 100 of them in a second; the metrics and the line at the end of the event stream include these gaps.")?,
             presence_full_total: r.counter("presence_full_total", "Entries of event streams that were not written because the presence bucket is full.")?,
+            trace_spans_total: r.counters("trace_spans_total", "Spans of traces, by result: `exported` (the collector has accepted them), `failed` (it did not, or not in time; they are dropped), `dropped` (too many waited for the collector).", &["result"])?,
+            delivery_exemplars: Mutex::default(),
             samplers: Mutex::new(Vec::new()),
             described: r.described.into_inner(),
             registry,
@@ -300,6 +311,9 @@ impl Metrics {
         // From 0, so that `increase` sees the first one.
         for result in ["changed", "unchanged", "refused"] {
             metrics.config_reloads_total.with_label_values(&[result]);
+        }
+        for result in ["exported", "failed", "dropped"] {
+            metrics.trace_spans_total.with_label_values(&[result]);
         }
         for kind in ["jti", "sid", "sub", "client", "kick"] {
             let total = &metrics.revocation_streams_ended_total;
@@ -326,6 +340,45 @@ impl Metrics {
         &self.described
     }
 
+    /// Returns the exemplars of `delivery_seconds` of a route.
+    #[must_use]
+    pub fn exemplars_of(&self, route: &str) -> Arc<Exemplars> {
+        let mut routes = self
+            .delivery_exemplars
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let exemplars = routes.entry(route.into());
+        exemplars
+            .or_insert_with(|| Arc::new(Exemplars::new(&DELIVERY_BUCKETS)))
+            .clone()
+    }
+
+    /// Renders all metrics in the text format of Prometheus.
+    #[must_use]
+    pub fn render(&self) -> String {
+        self.sample();
+        let mut out = Vec::new();
+        if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut out) {
+            tracing::error!(%error, "cannot render metrics");
+        }
+        String::from_utf8(out).unwrap_or_default()
+    }
+
+    /// Renders all metrics in the text format of OpenMetrics, with exemplars.
+    #[must_use]
+    pub fn render_open_metrics(&self) -> String {
+        self.sample();
+        let families = self.registry.gather();
+        let routes = self
+            .delivery_exemplars
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        open_metrics::render(&families, |family, labels| {
+            let route = labels.first().filter(|_| family == DELIVERY_SECONDS)?;
+            Some(routes.get(route.value())?.all())
+        })
+    }
+
     /// Updates the values that are sampled.
     pub fn sample(&self) {
         self.log_lines_dropped_total
@@ -338,17 +391,6 @@ impl Metrics {
         {
             sampler(self);
         }
-    }
-
-    /// Renders all metrics in the text format of Prometheus.
-    #[must_use]
-    pub fn render(&self) -> String {
-        self.sample();
-        let mut out = Vec::new();
-        if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut out) {
-            tracing::error!(%error, "cannot render metrics");
-        }
-        String::from_utf8(out).unwrap_or_default()
     }
 }
 

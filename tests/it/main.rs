@@ -47,6 +47,7 @@ mod selftest_clients;
 mod slow;
 mod tail;
 mod tls_sessions;
+mod traces;
 mod upstream;
 mod versions;
 mod websocket;

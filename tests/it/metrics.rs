@@ -77,6 +77,7 @@ const NAMES: &[(&str, &str)] = &[
     ("application_cache_requests_total", "result"),
     ("application_response_seconds", ""),
     ("presence_errors_total", ""),
+    ("trace_spans_total", "result"),
     ("admin_refusals_total", "port, code"),
     ("presence_full_total", ""),
     ("log_lines_dropped_total", ""),

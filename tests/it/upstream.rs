@@ -13,7 +13,7 @@ use sidestream::lifecycle::shutdown;
 use sidestream::nats::config::{Config, Credentials, Tls};
 use sidestream::nats::{self, Identity, StreamConfig};
 use sidestream::subject::{Filter, FilterSet};
-use sidestream::telemetry::Metrics;
+use sidestream::telemetry::{Metrics, Tracer};
 
 use testkit::sse_parser::Parser;
 use testkit::wait::{RECOVERY, eventually, within};
@@ -61,7 +61,8 @@ impl Upstream {
         };
         let (health, metrics) = (Health::default(), Arc::new(Metrics::new().unwrap()));
         let identity = Identity::new("test.pod");
-        let nats = nats::connect(&config, identity.clone(), &health, &metrics)
+        let tracer = Tracer::new(&metrics);
+        let nats = nats::connect(&config, identity.clone(), &health, &metrics, &tracer)
             .await
             .unwrap();
         let (signal, watch) = shutdown::channel();

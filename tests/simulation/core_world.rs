@@ -207,6 +207,7 @@ impl World {
                 name: None,
                 tier: None,
                 is_end: false,
+                sample: None,
                 version: None,
                 headers: Default::default(),
                 data: payload(content).into(),

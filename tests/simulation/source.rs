@@ -195,6 +195,7 @@ impl Source {
             name: None,
             tier: None,
             is_end: false,
+            sample: None,
             version: None,
             headers: Default::default(),
             data: payload(record.content).into(),

@@ -21,7 +21,7 @@ use sidestream::limit::load_level::SharedLevel;
 use sidestream::limit::{ConnectionLimiter, LoadLevel};
 use sidestream::presence::{CloseReason, StreamHandle, StreamTable};
 use sidestream::subject::{Allow, FilterSet, SubjectTemplate};
-use sidestream::telemetry::Metrics;
+use sidestream::telemetry::{Metrics, Tracer};
 
 use super::coverage::{self, Case};
 use super::decoder::Item;
@@ -116,6 +116,7 @@ impl Server {
     fn new(pod: &Pod, metrics: Arc<Metrics>, routes: &[Route]) -> Self {
         let context = Context::new(
             metrics.clone(),
+            Tracer::new(&metrics),
             StreamTable::default(),
             ConnectionLimiter::new(1 << 20),
             SharedLevel::default(),

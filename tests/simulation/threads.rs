@@ -44,6 +44,7 @@ fn event(seq: u64, tag: SourceTag) -> Event {
         name: None,
         tier: None,
         is_end: false,
+        sample: None,
         version: None,
         headers: Default::default(),
         data: format!("{seq}").into(),

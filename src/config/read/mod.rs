@@ -19,6 +19,7 @@ mod schemas;
 mod slow;
 mod sources;
 mod templates;
+mod tracing;
 mod versions;
 
 use std::cell::Cell;
@@ -142,6 +143,7 @@ pub(super) fn config(root: &ValueReader<'_>) -> Option<Config> {
             replays: limits.replays,
             drain: keys.get_or("drain", default.drain, drain),
             presence,
+            tracing: keys.get_or("tracing", default.tracing, tracing::tracing),
             log: keys.get_or("log", default.log, log),
         })
     })

@@ -144,6 +144,7 @@ fn shown(options: &FeedOptions, encoded: &EncodedEvent) -> Item {
         tier: options.tier(&encoded.event),
         is_end: options.ends(&encoded.event),
         received: encoded.event.received,
+        sample: encoded.event.sample,
     }
 }
 

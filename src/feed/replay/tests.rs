@@ -51,6 +51,7 @@ fn event(tag: SourceTag, seq: u64) -> Event {
         name: None,
         tier: None,
         is_end: false,
+        sample: None,
         version: None,
         headers: Default::default(),
         data: format!("{seq}").into(),

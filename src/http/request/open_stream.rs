@@ -42,6 +42,7 @@ use crate::http::stream::subscriptions::Subscriptions;
 use crate::http::stream_options::StreamOptions;
 use crate::limit::ClientPermit;
 use crate::subject::FilterSet;
+use crate::telemetry::trace::{StreamDescription, StreamSpan};
 
 /// Event stream that a request asks for.
 pub(in crate::http) struct RequestedStream<'r> {
@@ -131,6 +132,14 @@ pub(in crate::http) async fn open_stream(
     if method == Method::HEAD {
         return Ok(Answer::Text(head.map(|()| Bytes::new())));
     }
+    let span = begin_span(
+        context,
+        caller,
+        asked,
+        route,
+        framing,
+        last_event_id.is_some(),
+    );
     let wait = match framing {
         Framing::LongPoll => Some(wait(asked, last_event_id.is_some())?),
         _ => None,
@@ -155,6 +164,7 @@ pub(in crate::http) async fn open_stream(
         subscriptions,
         browser: is_browser(asked.request.headers),
         deadline,
+        span,
     };
     let Some(stream) = EventStream::open(context, opening).await? else {
         return Ok(match handshake {
@@ -169,6 +179,33 @@ pub(in crate::http) async fn open_stream(
         return Ok(Answer::Text(head.map(|()| body)));
     }
     Ok(Answer::Events(head, Box::new(stream)))
+}
+
+/// Begins the span of the request, if traces record it. It ends with the event stream, or when the
+/// request is rejected.
+fn begin_span(
+    context: &Context,
+    caller: &Caller,
+    asked: &AuthenticatedRequest<'_>,
+    route: &Route,
+    framing: Framing,
+    is_resumed: bool,
+) -> Option<Box<StreamSpan>> {
+    if !context.tracer.is_on() {
+        return None;
+    }
+    let header = |name| asked.request.headers.get(name)?.to_str().ok();
+    let mut span = context
+        .tracer
+        .begin_stream(header("traceparent"), header("tracestate"))?;
+    span.describe(StreamDescription {
+        route: &route.label,
+        protocol: caller.peer.protocol.as_str(),
+        framing: framing.as_str(),
+        tls: caller.peer.tls,
+        is_resumed,
+    });
+    Some(span)
 }
 
 impl From<OpenFailure> for Rejection {

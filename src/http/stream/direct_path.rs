@@ -78,6 +78,7 @@ impl DirectPath {
             events: run.events,
             oldest: Some(run.received),
             batched_at: Some(now),
+            sample: run.samples.first().copied(),
         }
     }
 

@@ -63,6 +63,7 @@ use crate::http::config::CloseStyle;
 use crate::http::context::Context;
 use crate::limit::clients::Limit;
 use crate::presence::{CloseReason, Registration, State, StreamHandle as _};
+use crate::telemetry::trace::StreamSpan;
 
 /// One open event stream.
 #[derive(Debug)]
@@ -123,6 +124,8 @@ struct Once {
     trailers: Option<Trailers<'static>>,
     /// Subjects that the client of a WebSocket can change; they stay until the end.
     subscriptions: Option<Box<Subscriptions>>,
+    /// Span of the event stream, if traces record it.
+    span: Option<Box<StreamSpan>>,
 }
 
 /// Stages of an event stream, in this order.
@@ -265,6 +268,7 @@ impl EventStream {
                 && once.renewal.is_none()
                 && once.deadline.is_none()
                 && once.subscriptions.is_none()
+                && once.span.is_none()
         });
     }
 
@@ -509,10 +513,12 @@ impl EventStream {
                     position,
                     received,
                     is_end: is_last,
+                    sample,
                     ..
                 } => {
                     is_end |= is_last;
                     out.count(1, received);
+                    out.note_sample(sample);
                     if has_one_source {
                         out.push_events(encoding.into_enveloped(), false);
                     } else {
@@ -522,6 +528,7 @@ impl EventStream {
                 }
                 Item::Copied { run, copied } => {
                     out.count(copied.events, copied.received);
+                    out.note_sample(copied.sample);
                     out.push_events(run, true);
                 }
                 Item::Gap { gap, .. } if self.needs_state(gap) => {

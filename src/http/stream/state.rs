@@ -259,9 +259,11 @@ impl StreamState {
         if let Some(oldest) = stats.oldest {
             // Bytes that the socket accepted at once have the time of their turn: one clock read.
             let written_at = stats.batched_at.unwrap_or_else(compact_time::now);
-            metrics
-                .delivery
-                .observe(written_at.saturating_duration_since(oldest).as_secs_f64());
+            let seconds = written_at.saturating_duration_since(oldest).as_secs_f64();
+            metrics.delivery.observe(seconds);
+            if let Some(sample) = stats.sample {
+                metrics.record_exemplar(seconds, sample);
+            }
         }
     }
 

@@ -10,6 +10,7 @@
 //! are borrowed: their memory is reused by the next turn, so whatever outlives the turn is copied.
 
 use std::cell::RefCell;
+use std::num::NonZeroU32;
 use std::ops::Range;
 use std::time::Instant;
 
@@ -50,6 +51,8 @@ pub(in crate::http) struct WriteStats {
     pub(in crate::http) oldest: Option<Instant>,
     /// Time of the turn; `None` if the socket did not accept all bytes at once.
     pub(in crate::http) batched_at: Option<Instant>,
+    /// Number of a sample among the events: the exemplar of the write.
+    pub(in crate::http) sample: Option<NonZeroU32>,
 }
 
 /// Statistics and length of bytes that reached the socket.
@@ -132,6 +135,11 @@ impl WriteBatch {
         write(&mut self.scratch);
         let bytes = self.scratch.split().freeze();
         self.push(bytes);
+    }
+
+    /// Notes an event that traces record.
+    pub(in crate::http) fn note_sample(&mut self, sample: Option<NonZeroU32>) {
+        self.stats.sample = self.stats.sample.or(sample);
     }
 
     /// Counts events; `received` is the time of the oldest.

@@ -32,7 +32,7 @@ use crate::nats::connection::{ConnectionState, NatsConnection};
 use crate::nats::decode::decoder::{BATCH_MAX, EventDecoder};
 use crate::nats::decode::message::MessageFields;
 use crate::subject::Filter;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, Tracer};
 
 /// Label of core subjects in metrics.
 const SOURCE: &str = "core";
@@ -81,7 +81,7 @@ impl CoreSubscriptions {
         server_flush: ServerFlush,
         tag: SourceTag,
         writer: CoreWriter,
-        metrics: &Arc<Metrics>,
+        (metrics, tracer): (&Arc<Metrics>, &Tracer),
     ) -> Self {
         let denied = metrics
             .events_rejected_total
@@ -93,7 +93,7 @@ impl CoreSubscriptions {
         Self {
             connection,
             server_flush,
-            decoder: EventDecoder::new(metrics, SOURCE),
+            decoder: EventDecoder::live(metrics, SOURCE, tracer),
             denied,
             tag,
             writer,

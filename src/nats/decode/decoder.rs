@@ -4,6 +4,8 @@
 //! NATS 2.9 ignores several filters. A message that is too large becomes a lost item of the batch;
 //! its gap is written directly before its sequence, so that every pod reports the same.
 
+use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::time::Instant;
 
 use prometheus::IntCounter;
@@ -12,7 +14,8 @@ use super::message::{MessageFields, to_event};
 use crate::event::{Event, Position};
 use crate::feed::{GapReason, Received, StreamWriter};
 use crate::subject::FilterSet;
-use crate::telemetry::Metrics;
+use crate::telemetry::trace::SampledMessage;
+use crate::telemetry::{Metrics, Tracer};
 
 /// Maximum number of messages per batch: one notification for all of them.
 pub(crate) const BATCH_MAX: usize = 256;
@@ -28,6 +31,15 @@ pub(crate) struct EventDecoder {
     status: IntCounter,
     duplicate: IntCounter,
     not_from_stream: IntCounter,
+    /// Traces of live events; `None` for those of the history.
+    traces: Option<Traces>,
+}
+
+/// Tracer, with the name of the source.
+#[derive(Clone, Debug)]
+struct Traces {
+    tracer: Tracer,
+    source: Arc<str>,
 }
 
 impl EventDecoder {
@@ -46,6 +58,18 @@ impl EventDecoder {
             status: rejected("status"),
             duplicate: rejected("duplicate"),
             not_from_stream: rejected("not_from_stream"),
+            traces: None,
+        }
+    }
+
+    /// Returns a decoder of live events, which traces may record.
+    pub(crate) fn live(metrics: &Metrics, source: &str, tracer: &Tracer) -> Self {
+        Self {
+            traces: Some(Traces {
+                tracer: tracer.clone(),
+                source: source.into(),
+            }),
+            ..Self::new(metrics, source)
         }
     }
 
@@ -91,7 +115,13 @@ impl EventDecoder {
         position: Position,
         received: Instant,
     ) -> Received {
-        let decoded = to_event(fields, position, received);
+        let mut decoded = to_event(fields, position, received);
+        if let (Some(traces), Some(event)) = (&self.traces, &mut decoded.event)
+            && traces.tracer.is_on()
+            && !fields.is_past
+        {
+            event.sample = traces.sample(&fields, position, received);
+        }
         if decoded.is_name_invalid {
             self.name.inc();
         }
@@ -119,6 +149,26 @@ impl EventDecoder {
     /// Counts messages that a window held already.
     pub(crate) fn count_duplicates(&self, count: usize) {
         self.duplicate.inc_by(count as u64);
+    }
+}
+
+impl Traces {
+    /// Decides whether traces record an event.
+    fn sample(
+        &self,
+        fields: &MessageFields<'_>,
+        position: Position,
+        received: Instant,
+    ) -> Option<NonZeroU32> {
+        self.tracer.sample_event(SampledMessage {
+            source: &self.source,
+            context: fields.trace_context(),
+            // Core events are numbered later, and every pod numbers its own.
+            sequence: Some(position.seq).filter(|sequence| *sequence > 0),
+            published: fields.published,
+            received,
+            bytes: fields.payload.len(),
+        })
     }
 }
 

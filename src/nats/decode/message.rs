@@ -30,6 +30,10 @@ const VERSION: &str = "Sidestream-Version";
 const END: &str = "Sidestream-End";
 const TRUE: &str = "true";
 
+/// Headers of W3C Trace Context.
+const TRACE_PARENT: &str = "traceparent";
+const TRACE_STATE: &str = "tracestate";
+
 /// Header that identifies a repeated message.
 const ID: &str = "Nats-Msg-Id";
 
@@ -53,6 +57,12 @@ pub(crate) struct MessageFields<'a> {
     pub(crate) is_end: bool,
     /// The header [`VERSION`].
     pub(crate) version: Option<&'a str>,
+    /// All headers.
+    pub(crate) headers: Option<&'a HeaderMap>,
+    /// Publish time in unix nanoseconds, if the stream reports it.
+    pub(crate) published: Option<i128>,
+    /// It is part of the past that is read before clients are admitted.
+    pub(crate) is_past: bool,
     /// All headers, if one of them has a CloudEvents attribute.
     pub(crate) cloud_event: Option<&'a HeaderMap>,
     /// The header [`ID`] of a message that was not stored: JetStream deduplicates stored messages
@@ -89,6 +99,9 @@ impl<'a> MessageFields<'a> {
             tier: header(TIER),
             is_end: header(END) == Some(TRUE),
             version: header(VERSION),
+            headers: message.headers.as_ref(),
+            published: None,
+            is_past: false,
             cloud_event: message
                 .headers
                 .as_ref()
@@ -168,6 +181,17 @@ pub(crate) fn has_end(headers: &[u8]) -> bool {
     })
 }
 
+impl<'a> MessageFields<'a> {
+    /// The headers `traceparent` and `tracestate`.
+    pub(crate) fn trace_context(&self) -> (Option<&'a str>, Option<&'a str>) {
+        let header = |name| {
+            let value = self.headers?.get(name)?;
+            Some(value.as_str())
+        };
+        (header(TRACE_PARENT), header(TRACE_STATE))
+    }
+}
+
 /// Result of decoding a message.
 #[derive(Debug)]
 pub(crate) struct Decoded {
@@ -208,6 +232,7 @@ pub(crate) fn to_event(
             tier,
             is_end: fields.is_end,
             version,
+            sample: None,
             headers: EventHeaders::new(fields.id, attributes.as_deref()),
             data: match fields.removed {
                 // Copied: a slice would keep the client's read buffer of 64 KiB alive for a hundred

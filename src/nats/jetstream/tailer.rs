@@ -36,8 +36,9 @@ use crate::lifecycle::health::{Check, Health, Status};
 use crate::lifecycle::shutdown::Token;
 use crate::nats::connection::{Identity, NatsConnection};
 use crate::nats::decode::decoder::{Batch, EventDecoder};
+use crate::nats::decode::message::MessageFields;
 use crate::subject::Filter;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, Tracer};
 use delivery::Delivery;
 use start::{Progress, Start};
 
@@ -98,11 +99,11 @@ impl StreamTailer {
         server: Server,
         writer: StreamWriter,
         health: &Health,
-        metrics: &Arc<Metrics>,
+        (metrics, tracer): (&Arc<Metrics>, &Tracer),
     ) -> Self {
         let Server { api, data, tags } = server;
         Self {
-            decoder: EventDecoder::new(metrics, &config.name),
+            decoder: EventDecoder::live(metrics, &config.name, tracer),
             check: health.check(check_name(&config.name), NOT_CAUGHT_UP),
             metrics: Arc::clone(metrics),
             subjects: config.subjects(),
@@ -360,7 +361,11 @@ impl StreamTailer {
             };
             followed.last = Some(position);
             self.decoder.decode_into(
-                self.subjects.fields(message),
+                MessageFields {
+                    published: Some(info.published),
+                    is_past: !self.caught_up,
+                    ..self.subjects.fields(message)
+                },
                 position,
                 now,
                 &self.config.filters,

@@ -218,6 +218,7 @@ impl PositionedMessage {
     ) -> Option<Arc<EncodedEvent>> {
         let fields = MessageFields {
             subject: &self.subject,
+            published: self.published,
             ..MessageFields::of(&self.message)
         };
         match decoder.decode(fields, self.position(tag), self.received) {

@@ -50,7 +50,7 @@ pub(super) async fn serve(
     mut requests: SubscribeRequests<RepublishWriter>,
     shutdown: Token,
 ) {
-    let metrics = &nats.0.metrics;
+    let (metrics, tracer) = (&nats.0.metrics, &nats.0.tracer);
     let losses = |result| {
         metrics
             .republish_losses_total
@@ -63,7 +63,7 @@ pub(super) async fn serve(
     let (mut distributor, distribution) = Distributor::new(
         &config.name,
         core,
-        EventDecoder::new(metrics, &config.name),
+        EventDecoder::live(metrics, &config.name, tracer),
         overflows,
     );
     let context = Arc::new(StreamContext {

@@ -385,6 +385,7 @@ mod tests {
             received: Instant::now(),
             tier: None,
             is_end: false,
+            sample: None,
             version,
             subject: subject.into(),
             name: None,

@@ -19,6 +19,7 @@ use crate::http::config::RETRY_UNAUTHENTICATED;
 use crate::http::stream::state::StreamState;
 use crate::http::stream::write_batch::WriteBatch;
 use crate::presence::{CloseReason, Delivered, State, StreamHandle as _};
+use crate::telemetry::trace::StreamEnd;
 
 impl EventStream {
     /// Writes `retry:` and `sidestream.close` with the position, if clients receive this reason; or
@@ -98,6 +99,16 @@ impl EventStream {
             State::Closed
         };
         self.registration.ended(&**state, close, delivered);
+        if let Some(span) = self.once.as_mut().and_then(|once| once.span.as_mut()) {
+            span.set_end(StreamEnd {
+                reason: close.label(),
+                is_error: close.level() <= tracing::Level::WARN,
+                events: sent.events,
+                bytes: sent.bytes,
+                gaps: state.gaps(),
+                missed_events: self.missed_events,
+            });
+        }
         macro_rules! log {
             ($level:ident) => {
                 tracing::$level!(

@@ -141,6 +141,7 @@ impl EventStream {
                 events: document.events,
                 oldest: document.received,
                 batched_at: None,
+                sample: None,
             },
             bytes: document.bytes.len(),
         });
@@ -246,6 +247,7 @@ impl Answer {
         let WriteStats { events, oldest, .. } = out.written().stats;
         self.stats.events += events;
         self.stats.oldest = self.stats.oldest.into_iter().chain(oldest).min();
+        self.stats.sample = self.stats.sample.or(out.stats.sample);
     }
 
     fn is_empty(&self) -> bool {

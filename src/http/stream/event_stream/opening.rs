@@ -36,8 +36,9 @@ use crate::http::stream::subscriptions::Subscriptions;
 use crate::http::stream::throttle::ClientLimits;
 use crate::http::stream_options::StreamOptions;
 use crate::limit::ClientPermit;
-use crate::presence::{Claim, ClaimRequest, State};
+use crate::presence::{Claim, ClaimRequest, CloseReason, State};
 use crate::subject::FilterSet;
+use crate::telemetry::trace::{StreamEnd, StreamSpan};
 
 /// Request for an event stream, with everything resolved that it names.
 pub(in crate::http) struct Opening {
@@ -66,6 +67,8 @@ pub(in crate::http) struct Opening {
     pub(in crate::http) browser: bool,
     /// Deadline of a gRPC call, if its client has set one.
     pub(in crate::http) deadline: Option<Instant>,
+    /// Span of the request, if traces record it.
+    pub(in crate::http) span: Option<Box<StreamSpan>>,
 }
 
 /// Beginning of an event stream without an id.
@@ -201,6 +204,9 @@ impl EventStream {
         .await?;
         if sources.is_finished {
             opening.route.metrics.finished.inc();
+            if let Some(mut span) = opening.span {
+                span.set_end(StreamEnd::without_events(CloseReason::End.label()));
+            }
             return Ok(None);
         }
         if rejects_expired && is_expired(&sources.outcomes) {
@@ -240,7 +246,7 @@ impl EventStream {
             opening.permit,
             (opening.expiry, opening.deadline, opening.mark),
             sources.cursors,
-            (sources.snapshot.take(), opening.subscriptions),
+            (sources.snapshot.take(), opening.subscriptions, opening.span),
             &sources.gaps,
         );
         if stream.is_in_snapshot() {
@@ -268,7 +274,11 @@ impl EventStream {
         permit: Option<ClientPermit>,
         (expiry, deadline, mark): (Option<Expiry>, Option<Instant>, Option<Mark>),
         cursors: Vec<Cursor>,
-        (snapshot, subscriptions): (Option<SnapshotReader>, Option<Box<Subscriptions>>),
+        (snapshot, subscriptions, span): (
+            Option<SnapshotReader>,
+            Option<Box<Subscriptions>>,
+            Option<Box<StreamSpan>>,
+        ),
         gaps: &[OpeningGap],
     ) -> Self {
         let max_age = state.route.config.max_age;
@@ -310,6 +320,7 @@ impl EventStream {
             deadline,
             trailers: None,
             subscriptions,
+            span,
         }));
         let state = &stream.state;
         let metrics = &state.route.metrics;

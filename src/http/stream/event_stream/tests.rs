@@ -22,7 +22,7 @@ use crate::limit::ConnectionLimiter;
 use crate::limit::load_level::SharedLevel;
 use crate::presence::{Protocol, StreamTable};
 use crate::subject::{Allow, Filter, FilterSet, SubjectTemplate};
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, Tracer};
 
 /// One route with the source `S`, of which clients read `a`.
 struct Fixture {
@@ -69,8 +69,10 @@ impl Fixture {
         };
         let metrics = Arc::new(Metrics::new().unwrap());
         let routes = Routes::new(config, &|_| buffer.clone(), &|_| None, None, None, &metrics);
+        let tracer = Tracer::new(&metrics);
         let context = Context::new(
             metrics,
+            tracer,
             StreamTable::default(),
             ConnectionLimiter::new(100),
             SharedLevel::default(),
@@ -106,6 +108,7 @@ impl Fixture {
             peer: Peer::new(([192, 0, 2, 1], 1).into(), Protocol::Http11, false),
             browser: false,
             deadline,
+            span: None,
         };
         EventStream::open(&self.context, opening)
             .now_or_never()
@@ -125,6 +128,7 @@ impl Fixture {
             name: None,
             tier: None,
             is_end: false,
+            sample: None,
             version: None,
             headers: Default::default(),
             data: format!("event {seq}").into(),
