@@ -5,8 +5,10 @@
 
 mod asyncapi;
 mod check;
+mod client;
 mod config_file;
 mod demo;
+mod doctor;
 mod drain;
 mod exit;
 mod inject;
@@ -61,6 +63,8 @@ enum Command {
     Kick(kick::Args),
     /// Follow an event stream: print its events, reconnect and resume after interruptions
     Tail(tail::Args),
+    /// Find faults of the proxies between here and an event stream, and the lines to change
+    Doctor(doctor::Args),
     /// Run everything on this machine: NATS, a publisher, the sidecar and a page that shows the
     /// events
     Demo(demo::Args),
@@ -83,6 +87,7 @@ impl Command {
             Self::Revoke(arguments) => revoke::run(&arguments),
             Self::Kick(arguments) => kick::run(&arguments),
             Self::Tail(arguments) => tail::run(&arguments),
+            Self::Doctor(arguments) => doctor::run(&arguments),
             Self::Demo(arguments) => demo::run(&arguments),
             Self::Inject(arguments) => inject::inject(&arguments),
             Self::Uninject(files) => inject::uninject(&files),

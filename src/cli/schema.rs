@@ -73,7 +73,7 @@ pub(super) fn run(arguments: &Args) -> Exit {
         return exit_of(print(&format!("{count} {noun}: backward compatible\n")));
     }
     match exit_of(print(&lines)) {
-        Exit::Clean => Exit::Incompatible,
+        Exit::Clean => Exit::Finding,
         failure => failure,
     }
 }

@@ -5,7 +5,7 @@
 //! Tail::follow   loop: connect -> request -> read -> back off
 //!   bearer       a token from a command
 //!   request      one request: redirects, status, `Retry-After`
-//!   connection   TCP, TLS, HTTP/1.1 or HTTP/2
+//!   client       TCP, TLS, HTTP/1.1 or HTTP/2
 //!   print        one line per event: JSON, plain text or colours
 //! ```
 //!
@@ -16,10 +16,8 @@
 
 mod backoff;
 mod bearer;
-mod connection;
 mod print;
 mod request;
-mod target;
 
 use std::io;
 use std::path::PathBuf;
@@ -31,10 +29,10 @@ use hyper::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use tokio::signal::unix::{SignalKind, signal};
 
 use self::backoff::RetryDelays;
-use self::connection::Connector;
 use self::print::{Style, report};
 use self::request::{No, Opened};
-use self::target::Target;
+use super::client::connection::{Connector, Options};
+use super::client::target::Target;
 use super::exit::Exit;
 use super::output::{self, exit_of};
 use crate::encoding::sse::decode::{Decoded, Decoder, ReceivedEvent};
@@ -142,7 +140,12 @@ enum Stop {
 impl Tail {
     fn new(args: &Args) -> Result<Self, String> {
         let target = Target::parse(&args.url)?;
-        let connector = Connector::new(&target, args.http2, args.cacert.as_deref())?;
+        let options = Options {
+            http2: args.http2,
+            authority: args.cacert.as_deref(),
+            ..Options::default()
+        };
+        let connector = Connector::new(&target, options)?;
         let mut headers = HeaderMap::new();
         for (name, value) in &args.headers {
             headers.append(name, value.clone());

@@ -370,6 +370,7 @@ fn route(route: &RouteConfig) -> Value {
         })).collect::<Vec<_>>(),
         "close": match route.close { CloseStyle::Clean => "clean", CloseStyle::Abort => "abort" },
         "cors": cors(&route.cors),
+        "doctor": route.doctor,
     })
 }
 

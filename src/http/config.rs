@@ -210,6 +210,8 @@ pub struct RouteConfig {
     pub close: CloseStyle,
     /// Cross-origin access of browsers.
     pub cors: CorsConfig,
+    /// The route answers the probes of `sidestream doctor`.
+    pub doctor: bool,
 }
 
 impl RouteConfig {
@@ -241,6 +243,7 @@ impl RouteConfig {
             finite: false,
             close: CloseStyle::default(),
             cors: CorsConfig::default(),
+            doctor: false,
         }
     }
 

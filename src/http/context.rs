@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use prometheus::{IntCounter, IntGauge};
+use tokio::sync::Semaphore;
 
 use crate::auth::Revocations;
 use crate::feed::{Begin, Outcome};
@@ -58,7 +59,9 @@ pub struct Context {
     pub(super) gap_log_limiter: Bucket,
     /// Limits the log lines about subscriptions of the application that are not possible.
     pub(super) application_log_limiter: Bucket,
-    draining: AtomicBool,
+    /// Permits of probes that are answered at the same time.
+    pub(super) probes: Arc<Semaphore>,
+    draining: Arc<AtomicBool>,
     drain_retry: OnceLock<(Duration, Duration)>,
 }
 
@@ -68,6 +71,9 @@ const GAP_LOG_RATE: Rate = Rate::new(100, 100);
 
 /// One line per second, ten at once: the reason is the same for every request of a page.
 const APPLICATION_LOG_RATE: Rate = Rate::new(1, 10);
+
+/// 32 probes at the same time: three runs of `sidestream doctor`.
+const PROBES_MAX: usize = 32;
 
 impl Context {
     /// Returns a context without routes.
@@ -116,7 +122,8 @@ impl Context {
             routes: ArcSwap::default(),
             gap_log_limiter: Bucket::new(GAP_LOG_RATE),
             application_log_limiter: Bucket::new(APPLICATION_LOG_RATE),
-            draining: AtomicBool::new(false),
+            probes: Arc::new(Semaphore::new(PROBES_MAX)),
+            draining: Arc::default(),
             drain_retry: OnceLock::new(),
         })
     }
@@ -166,6 +173,11 @@ impl Context {
     /// Counts a TLS handshake.
     pub(super) fn count_tls_handshake(&self, is_resumed: bool) {
         self.tls_handshakes[usize::from(is_resumed)].inc();
+    }
+
+    /// Returns what is true once the pod drains.
+    pub(super) fn drain_flag(&self) -> Arc<AtomicBool> {
+        self.draining.clone()
     }
 
     pub(super) fn is_draining(&self) -> bool {

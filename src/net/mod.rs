@@ -6,6 +6,7 @@
 //! addresses as text ([`AddressText`]).
 
 pub mod config;
+pub mod proxy_timeout;
 pub mod queue;
 pub mod sockets;
 mod table;

@@ -20,6 +20,7 @@ mod clients;
 mod cloudevents;
 mod config;
 mod demo;
+mod doctor;
 mod event_streams;
 mod examples;
 mod finite;

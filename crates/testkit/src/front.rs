@@ -147,12 +147,24 @@ impl Front {
     /// Starts a proxy in front of these pods and waits until it responds. The pods need not run
     /// yet.
     pub async fn start(kind: Kind, pods: [Ports; 2], authority: &Authority) -> Self {
+        Self::start_with(kind, pods, authority, &[]).await
+    }
+
+    /// Starts a proxy whose documented configuration has these texts replaced, each by the second of
+    /// its pair: a fault, planted as a user would make it.
+    pub async fn start_with(
+        kind: Kind,
+        pods: [Ports; 2],
+        authority: &Authority,
+        planted: &[(&str, &str)],
+    ) -> Self {
         let folder = tempfile::Builder::new().prefix("front-").tempdir().unwrap();
         let (plain, secure, own) = (free_port(), free_port(), free_port());
         let identity = authority.server("front");
         let mut command = match kind {
             Kind::Nginx | Kind::NginxHttp10 => {
                 let mut text = Text::of("nginx.conf");
+                text.replace_all(planted);
                 if kind == Kind::NginxHttp10 {
                     text.replace("proxy_http_version 1.1;", "");
                 }
@@ -182,6 +194,7 @@ impl Front {
             }
             Kind::Haproxy => {
                 let mut text = Text::of("haproxy.cfg");
+                text.replace_all(planted);
                 text.replace("bind :80\n", &format!("bind 127.0.0.1:{plain}\n"));
                 text.replace("bind :443 ", &format!("bind 127.0.0.1:{secure} "));
                 text.replace(
@@ -209,6 +222,7 @@ impl Front {
             }
             Kind::Envoy => {
                 let mut text = Text::of("envoy.yaml");
+                text.replace_all(planted);
                 text.replace(
                     "0.0.0.0, port_value: 80 ",
                     &format!("127.0.0.1, port_value: {plain} "),
@@ -257,6 +271,7 @@ impl Front {
             }
             Kind::Caddy => {
                 let mut text = Text::of("Caddyfile");
+                text.replace_all(planted);
                 let options = format!(
                     "{{\n\tadmin off\n\tstorage file_system {}\n\thttp_port {plain}\n\thttps_port {secure}\n\tskip_install_trust\n\tservers {{\n\t\ttrusted_proxies static 127.0.0.0/8\n\t}}",
                     folder.path().display()
@@ -293,6 +308,7 @@ impl Front {
             Kind::Traefik => {
                 serve_later(own).await;
                 let mut text = Text::of("traefik-dynamic.yaml");
+                text.replace_all(planted);
                 text.replace(
                     "/etc/traefik/tls.crt",
                     &identity.certificate.display().to_string(),
@@ -462,6 +478,12 @@ impl Text {
     fn replace(&mut self, from: &str, to: &str) {
         assert!(self.text.contains(from), "{} has no {from:?}", self.name);
         self.text = self.text.replace(from, to);
+    }
+
+    fn replace_all(&mut self, changes: &[(&str, &str)]) {
+        for (from, to) in changes {
+            self.replace(from, to);
+        }
     }
 
     fn write(self, folder: &Path) -> PathBuf {

@@ -25,6 +25,7 @@ pub mod application;
 pub mod browser;
 pub mod certs;
 pub mod endpoint;
+pub mod faulty;
 pub mod front;
 pub mod grpc;
 pub mod h2;

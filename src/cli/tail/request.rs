@@ -11,9 +11,9 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc2822;
 use tokio::time::timeout;
 
-use super::connection::{Connection, Connector, Failed};
 use super::print::report;
-use super::target::Target;
+use crate::cli::client::connection::{Connection, Connector, Failed};
+use crate::cli::client::target::Target;
 
 /// Open event stream.
 pub(super) struct Opened {

@@ -200,6 +200,7 @@ fn route(value: &ValueReader<'_>, rules: RouteRules<'_>) -> Option<LocatedRoute>
         let unauthenticated = keys.get_or("unauthenticated", default.unauthenticated, |value| {
             value.one_of(&UNAUTHENTICATED)
         });
+        let doctor = keys.get_or("doctor", default.doctor, ValueReader::boolean);
         let options = options(keys, default);
         if rules.has_tickets && options.last_event_id_query.as_deref() == Some(TICKET_QUERY) {
             let message = "`ticket` is the parameter of tickets";
@@ -216,6 +217,7 @@ fn route(value: &ValueReader<'_>, rules: RouteRules<'_>) -> Option<LocatedRoute>
             sources,
             client,
             event,
+            doctor,
             ..options
         };
         check_begin(keys, &config);

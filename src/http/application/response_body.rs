@@ -1,4 +1,4 @@
-//! Body of the application's response, or of one in the cache, on its way to the client.
+//! Body of the application's response, of one in the cache, or of a probe, on its way to the client.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -9,6 +9,7 @@ use prometheus::IntGauge;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::cache::Reservation;
+use crate::http::request::probe_body::ProbeBody;
 
 /// Body of a passed response: bytes in memory, then those of the application.
 pub(in crate::http) struct PassedBody {
@@ -22,10 +23,14 @@ pub(in crate::http) struct PassedBody {
     rest: Option<Rest>,
 }
 
-/// Body that the application sends. The request is in progress until its end.
-struct Rest {
-    body: Incoming,
-    _in_progress: InProgress,
+/// Body that is not in memory.
+enum Rest {
+    /// The application sends it. The request is in progress until its end.
+    Application {
+        body: Incoming,
+        _in_progress: InProgress,
+    },
+    Probe(Box<ProbeBody>),
 }
 
 /// Part of a body that was read for the cache.
@@ -66,7 +71,7 @@ impl PassedBody {
     /// Returns a body that the application sends.
     pub(super) fn new(body: Incoming, in_progress: InProgress) -> Self {
         Self {
-            rest: Some(Rest {
+            rest: Some(Rest::Application {
                 body,
                 _in_progress: in_progress,
             }),
@@ -84,8 +89,16 @@ impl PassedBody {
         }
     }
 
-    /// Returns the body of a stored response.
-    pub(super) fn stored(bytes: Bytes) -> Self {
+    /// Returns the event stream of a probe.
+    pub(in crate::http) fn probe(body: ProbeBody) -> Self {
+        Self {
+            rest: Some(Rest::Probe(Box::new(body))),
+            ..Self::stored(Bytes::new())
+        }
+    }
+
+    /// Returns a body in memory.
+    pub(in crate::http) fn stored(bytes: Bytes) -> Self {
         Self {
             bytes,
             next: None,
@@ -112,7 +125,10 @@ impl Body for PassedBody {
             return Poll::Ready(Some(Ok(next)));
         }
         match &mut self.rest {
-            Some(rest) => Pin::new(&mut rest.body).poll_frame(task),
+            Some(Rest::Application { body, .. }) => Pin::new(body).poll_frame(task),
+            Some(Rest::Probe(body)) => body
+                .poll_line(task)
+                .map(|line| line.map(Frame::data).map(Ok)),
             None => Poll::Ready(None),
         }
     }
@@ -120,17 +136,21 @@ impl Body for PassedBody {
     fn is_end_stream(&self) -> bool {
         self.bytes.is_empty()
             && self.next.is_none()
-            && self
-                .rest
-                .as_ref()
-                .is_none_or(|rest| rest.body.is_end_stream())
+            && match &self.rest {
+                Some(Rest::Application { body, .. }) => body.is_end_stream(),
+                Some(Rest::Probe(_)) => false,
+                None => true,
+            }
     }
 
     fn size_hint(&self) -> SizeHint {
         let next = self.next.as_ref().and_then(Frame::data_ref);
         let ahead = (self.bytes.len() + next.map_or(0, Bytes::len)) as u64;
-        let rest = self.rest.as_ref();
-        let mut hint = rest.map_or(SizeHint::with_exact(0), |rest| rest.body.size_hint());
+        let mut hint = match &self.rest {
+            Some(Rest::Application { body, .. }) => body.size_hint(),
+            Some(Rest::Probe(_)) => SizeHint::default(),
+            None => SizeHint::with_exact(0),
+        };
         // In this order: the lower bound is never above the upper one.
         if let Some(upper) = hint.upper() {
             hint.set_upper(upper.saturating_add(ahead));

@@ -42,6 +42,11 @@ impl IdleTracker {
         }
     }
 
+    /// Ends the connection when its requests have ended.
+    pub(in crate::http) fn close(&self) {
+        self.close_now.notify_one();
+    }
+
     /// Waits until the connection is idle: no open request, and no new one for [`IDLE_MAX`].
     pub(in crate::http) async fn until_idle(&self) {
         loop {

@@ -38,6 +38,9 @@ use crate::http::request::respond::{answer, answer_call};
 use crate::http::request::upgrade::is_websocket;
 use crate::http::stream::group::StreamGroup;
 
+/// 65,535: window of a stream by default (RFC 9113, 6.9.2).
+const WINDOW_DEFAULT: usize = 65_535;
+
 /// State that all streams of a connection share.
 pub(super) struct H2Shared {
     pub(super) context: Arc<Context>,
@@ -94,8 +97,10 @@ impl H2Request {
             } else {
                 http2_answer(&context, &caller, request, &budget).await
             };
-            if matches!(answer, Answer::Closing(_)) {
-                idle.close_if_unused();
+            match &answer {
+                Answer::Closing(_) => idle.close_if_unused(),
+                Answer::Probe(_, probe) if probe.ends_connection() => idle.close(),
+                _ => {}
             }
             Answered {
                 answer,
@@ -165,6 +170,13 @@ impl Answered {
                 if is_all {
                     return Ok(Sent::All);
                 }
+                let passed = H2Passed::new(send, body, self.group, self.in_use);
+                Ok(Sent::Passed(Box::new(passed)))
+            }
+            Answer::Probe(head, probe) => {
+                let mut send = send_head(respond, head, self.is_head)?;
+                send.reserve_capacity(WINDOW_DEFAULT);
+                let body = probe.into_body(Some(send.capacity()));
                 let passed = H2Passed::new(send, body, self.group, self.in_use);
                 Ok(Sent::Passed(Box::new(passed)))
             }

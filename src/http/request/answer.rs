@@ -13,6 +13,7 @@ use hyper::{Method, Response, StatusCode};
 use super::body::Body;
 use super::call;
 use super::challenge::Challenge;
+use super::probe::Probe;
 use super::rejection::Rejection;
 use super::rejection_code::RejectionCode;
 use super::rejection_row::Row;
@@ -39,6 +40,8 @@ pub(in crate::http) enum Answer {
     Events(Response<()>, Box<EventStream>),
     /// The response of the application.
     Passed(Response<PassedBody>),
+    /// The response to a probe of `sidestream doctor`.
+    Probe(Response<()>, Box<Probe>),
     /// The head with which the application switches to another protocol.
     Tunnel(Response<()>, Tunnel),
 }
@@ -272,6 +275,7 @@ impl Answer {
         match self {
             Self::Text(response) | Self::Closing(response) => response.status(),
             Self::Events(response, _) | Self::Tunnel(response, _) => response.status(),
+            Self::Probe(response, _) => response.status(),
             Self::Passed(response) => response.status(),
         }
     }
@@ -280,6 +284,7 @@ impl Answer {
         match self {
             Self::Text(response) | Self::Closing(response) => response.headers_mut(),
             Self::Events(response, _) | Self::Tunnel(response, _) => response.headers_mut(),
+            Self::Probe(response, _) => response.headers_mut(),
             Self::Passed(response) => response.headers_mut(),
         }
     }
@@ -299,6 +304,7 @@ impl Answer {
             Self::Text(response) | Self::Closing(response) => response.map(Body::Text),
             Self::Events(head, stream) => head.map(|()| park(Waiting::Events(*stream))),
             Self::Passed(response) => response.map(|body| park(Waiting::Passed(body))),
+            Self::Probe(head, probe) => head.map(|()| park(Waiting::Passed(probe.into_body(None)))),
             Self::Tunnel(head, tunnel) => head.map(|()| park(Waiting::Tunnel(tunnel))),
         }
     }

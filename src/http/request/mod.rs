@@ -14,6 +14,9 @@
 //!   client_address  through trusted proxies
 //!   target        scheme, host, path and query, through trusted proxies
 //!   cors          headers for other origins
+//!   probe         what `sidestream doctor` asks for
+//!   probe_answer  a report for it, or timed lines
+//!   probe_body    those lines
 //!   rejection     an error instead of an event stream
 //!   rejection_code  every code
 //!   rejection_row   status, retry rule, message and hint of one code
@@ -35,6 +38,9 @@ pub(in crate::http) mod client_address;
 pub(in crate::http) mod cors;
 pub(in crate::http) mod negotiate;
 pub(in crate::http) mod open_stream;
+mod probe;
+mod probe_answer;
+pub(in crate::http) mod probe_body;
 pub(in crate::http) mod rejection;
 pub(in crate::http) mod rejection_code;
 pub(in crate::http) mod rejection_row;

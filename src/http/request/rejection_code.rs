@@ -117,6 +117,8 @@ rejection_codes! {
     TooManyFilterSetsOfClient,
     /// `limits.per_client.connects` is exceeded.
     TooManyConnects,
+    /// The pod answers as many probes of `sidestream doctor` as it can.
+    TooManyProbes,
     /// `limits.feeds` is reached.
     TooManyFeeds,
     /// `limits.replays.queued` is reached.

@@ -287,6 +287,12 @@ impl RejectionCode {
                 "this client opens event streams too often",
                 "wait as long as Retry-After says, and keep open event streams",
             ),
+            Self::TooManyProbes => Row::temporary(
+                Status::TOO_MANY_REQUESTS,
+                "too_many_probes",
+                "this pod answers other probes of `sidestream doctor`",
+                "wait until the other runs have ended",
+            ),
             Self::TooManyFeeds => Row::temporary(
                 Status::SERVICE_UNAVAILABLE,
                 "too_many_feeds",

@@ -5,6 +5,7 @@
 //! answer -> tickets, at their path
 //!        -> respond: head -> authenticate -> route's subjects and client -> admission -> client limits
 //!                    -> EventStream::open   (`open_stream`, from the admission)
+//!                    -> answer_probe, in place of the subjects, for `sidestream doctor`
 //!        -> reject, if one of them fails
 //!        -> CORS headers
 //! ```
@@ -31,6 +32,7 @@ use super::authenticate::{authenticate, has_ticket, with_stream};
 use super::call::{self, Call};
 use super::cors;
 use super::open_stream::{RequestedStream, framing, open_stream};
+use super::probe_answer::{answer_probe, is_probe};
 use super::rejection::Rejection;
 use super::rejection_code::RejectionCode;
 use super::request::{Caller, Request};
@@ -257,6 +259,11 @@ async fn respond<B: Sync>(
     let check = RevocationCheck::begin(context);
     let authenticated = authenticate(context, routes, route, parts, asked).await;
     let asked = authenticated.map_err(as_stream)?;
+    let can_be_probe = matches!(form, Asked::Request { .. }) && handshake.is_none();
+    if can_be_probe && request.method() == Method::GET && is_probe(route, request.headers()) {
+        admit(context, caller.over_limit)?;
+        return Ok(answer_probe(context, route, caller, request.headers())?);
+    }
     let filters = route.filters(&asked, routes.config.subjects_per_request_max)?;
     let options = route.feed_options(framing, version, &asked)?;
     let subscriptions = match framing {

@@ -20,16 +20,39 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
 
+use super::insecure::AnyCertificate;
 use super::target::Target;
 
-/// Settings for new connections.
-pub(super) struct Connector {
-    tls: Option<Arc<ClientConfig>>,
-    http2: bool,
+/// Options of new connections.
+#[derive(Clone, Copy, Debug, Default)]
+pub(in crate::cli) struct Options<'a> {
+    /// HTTP/2 with prior knowledge in clear text, and only `h2` in TLS.
+    pub(in crate::cli) http2: bool,
+    /// PEM file with certificates that are trusted in addition to those of the platform.
+    pub(in crate::cli) authority: Option<&'a Path>,
+    /// Every certificate is trusted.
+    pub(in crate::cli) insecure: bool,
+    /// No TCP keepalive and no HTTP/2 PING: a silent connection stays silent.
+    pub(in crate::cli) silent: bool,
 }
 
+/// Settings for new connections.
+pub(in crate::cli) struct Connector {
+    tls: Option<Arc<ClientConfig>>,
+    http2: bool,
+    silent: bool,
+}
+
+/// Socket of a connection, in clear text or TLS.
+pub(in crate::cli) type Socket = Box<dyn Stream>;
+
+/// Bytes in both directions.
+pub(in crate::cli) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
 /// An open connection with its driver: dropping it closes the socket.
-pub(super) struct Connection {
+pub(in crate::cli) struct Connection {
     sender: Sender,
     _driver: JoinSet<()>,
 }
@@ -41,7 +64,7 @@ enum Sender {
 
 /// Failure to connect.
 #[derive(Debug)]
-pub(super) enum Failed {
+pub(in crate::cli) enum Failed {
     /// A later attempt may succeed.
     ForNow(String),
     /// The server's certificate is not trusted; waiting does not change it.
@@ -49,82 +72,107 @@ pub(super) enum Failed {
 }
 
 impl Connector {
-    /// Returns the settings. `http2` means prior knowledge in clear text, and only `h2` in TLS.
-    /// Trusted roots are the platform's and those in the file `authority`; nothing is read unless
-    /// the target wants TLS.
+    /// Returns the settings. No certificates are read unless the target wants TLS.
     ///
     /// # Errors
     /// A message for the user.
-    pub(super) fn new(
-        target: &Target,
-        http2: bool,
-        authority: Option<&Path>,
-    ) -> Result<Self, String> {
-        let prepared = || tls_config(http2, authority).map(Arc::new);
-        let tls = match target.tls || authority.is_some() {
+    pub(in crate::cli) fn new(target: &Target, options: Options<'_>) -> Result<Self, String> {
+        let prepared = || tls_config(options).map(Arc::new);
+        let tls = match target.tls || options.authority.is_some() {
             true => Some(prepared()?),
             // On the usual ports a redirect may lead to TLS; only then are trusted roots required.
             false if target.port == 80 => prepared().ok(),
             false => None,
         };
-        Ok(Self { tls, http2 })
+        Ok(Self {
+            tls,
+            http2: options.http2,
+            silent: options.silent,
+        })
     }
 
     /// Connects to the target's host.
     ///
     /// # Errors
     /// Temporary or permanent, with a message for the user.
-    pub(super) async fn connect(&self, target: &Target) -> Result<Connection, Failed> {
+    pub(in crate::cli) async fn connect(&self, target: &Target) -> Result<Connection, Failed> {
         let attempt = tokio::time::timeout(CONNECT_PATIENCE, self.connect_unhurried(target));
         let late = |_| Failed::ForNow(format!("{} does not answer", target.authority()));
         attempt.await.map_err(late)?
     }
 
     async fn connect_unhurried(&self, target: &Target) -> Result<Connection, Failed> {
-        let failed = |error: io::Error| failure(target, &error);
-        let socket = TcpStream::connect((target.host.as_str(), target.port))
-            .await
-            .map_err(failed)?;
-        // TCP keepalive finds a dead server: an event stream may be silent for a long time.
-        let keepalive = TcpKeepalive::new()
-            .with_time(KEEPALIVE_IDLE)
-            .with_interval(KEEPALIVE_INTERVAL)
-            .with_retries(3);
-        SockRef::from(&socket)
-            .set_tcp_keepalive(&keepalive)
-            .map_err(failed)?;
-        if !target.tls {
-            return self
-                .converse(socket, self.http2)
-                .await
-                .map_err(|error| Failed::ForNow(with_causes(target, &error)));
-        }
-        let Some(config) = &self.tls else {
-            return Err(Failed::ForGood(
-                "there are no TLS root certificates: name a file with --cacert".into(),
-            ));
+        let (socket, h2) = match &self.tls {
+            Some(config) if target.tls => self.secured(target, config.clone()).await?,
+            None if target.tls => return Err(Failed::ForGood(NO_ROOTS.into())),
+            _ => (self.dial(target).await?, self.http2),
         };
-        let name = ServerName::try_from(target.host.clone())
-            .map_err(|error| Failed::ForGood(with_causes(target, &error)))?;
-        let socket = TlsConnector::from(Arc::clone(config))
-            .connect(name, socket)
-            .await
-            .map_err(failed)?;
-        let h2 = socket.get_ref().1.alpn_protocol() == Some(b"h2");
         self.converse(socket, h2)
             .await
             .map_err(|error| Failed::ForNow(with_causes(target, &error)))
     }
 
-    async fn converse<S>(&self, socket: S, h2: bool) -> hyper::Result<Connection>
-    where
-        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    {
+    /// Connects to the target's host for bytes of HTTP/1.1.
+    ///
+    /// # Errors
+    /// As [`Self::connect`].
+    pub(in crate::cli) async fn connect_raw(&self, target: &Target) -> Result<Socket, Failed> {
+        let attempt = async {
+            match &self.tls {
+                Some(config) if target.tls => {
+                    let mut config = ClientConfig::clone(config);
+                    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+                    Ok(self.secured(target, Arc::new(config)).await?.0)
+                }
+                _ => self.dial(target).await,
+            }
+        };
+        let attempt = tokio::time::timeout(CONNECT_PATIENCE, attempt);
+        let late = |_| Failed::ForNow(format!("{} does not answer", target.authority()));
+        attempt.await.map_err(late)?
+    }
+
+    async fn dial(&self, target: &Target) -> Result<Socket, Failed> {
+        let failed = |error: io::Error| failure(target, &error);
+        let socket = TcpStream::connect((target.host.as_str(), target.port))
+            .await
+            .map_err(failed)?;
+        if !self.silent {
+            // TCP keepalive finds a dead server: an event stream may be silent for a long time.
+            let keepalive = TcpKeepalive::new()
+                .with_time(KEEPALIVE_IDLE)
+                .with_interval(KEEPALIVE_INTERVAL)
+                .with_retries(3);
+            SockRef::from(&socket)
+                .set_tcp_keepalive(&keepalive)
+                .map_err(failed)?;
+        }
+        Ok(Box::new(socket))
+    }
+
+    /// Connects with TLS. Returns whether HTTP/2 was negotiated, too.
+    async fn secured(
+        &self,
+        target: &Target,
+        config: Arc<ClientConfig>,
+    ) -> Result<(Socket, bool), Failed> {
+        let socket = self.dial(target).await?;
+        let name = ServerName::try_from(target.host.clone())
+            .map_err(|error| Failed::ForGood(with_causes(target, &error)))?;
+        let socket = TlsConnector::from(config)
+            .connect(name, socket)
+            .await
+            .map_err(|error| failure(target, &error))?;
+        let h2 = socket.get_ref().1.alpn_protocol() == Some(b"h2");
+        Ok((Box::new(socket), h2))
+    }
+
+    async fn converse(&self, socket: Socket, h2: bool) -> hyper::Result<Connection> {
         let io = TokioIo::new(socket);
         let mut driver = JoinSet::new();
         // The request or the body reports why the connection ended.
         let sender = if h2 {
-            let (sender, connection) = http2_builder().handshake(io).await?;
+            let (sender, connection) = http2_builder(self.silent).handshake(io).await?;
             driver.spawn(async move { drop(connection.await) });
             Sender::Http2(sender)
         } else {
@@ -141,7 +189,7 @@ impl Connector {
 
 impl Connection {
     /// Sends a request for `target`; everything but its place in the message is done by the caller.
-    pub(super) async fn send(
+    pub(in crate::cli) async fn send(
         &mut self,
         target: &Target,
         mut request: Request<Empty<Bytes>>,
@@ -163,8 +211,17 @@ impl Connection {
         sent.map_err(|error| with_causes(target, &error))
     }
 
+    /// Waits until the connection can send another request. Returns false if it has ended, or has
+    /// received a GOAWAY.
+    pub(in crate::cli) async fn ready(&mut self) -> bool {
+        match &mut self.sender {
+            Sender::Http1(sender) => sender.ready().await.is_ok(),
+            Sender::Http2(sender) => sender.ready().await.is_ok(),
+        }
+    }
+
     /// For people.
-    pub(super) fn version(&self) -> &'static str {
+    pub(in crate::cli) fn version(&self) -> &'static str {
         match self.sender {
             Sender::Http1(_) => "HTTP/1.1",
             Sender::Http2(_) => "HTTP/2",
@@ -172,11 +229,11 @@ impl Connection {
     }
 }
 
-fn http2_builder() -> http2::Builder<TokioExecutor> {
+fn http2_builder(is_silent: bool) -> http2::Builder<TokioExecutor> {
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
         .timer(TokioTimer::new())
-        .keep_alive_interval(KEEPALIVE_IDLE)
+        .keep_alive_interval((!is_silent).then_some(KEEPALIVE_IDLE))
         .keep_alive_timeout(KEEPALIVE_INTERVAL)
         // h2 closes a connection with many small unread frames; a larger window allows more of
         // them.
@@ -185,7 +242,32 @@ fn http2_builder() -> http2::Builder<TokioExecutor> {
     builder
 }
 
-fn tls_config(http2: bool, authority: Option<&Path>) -> Result<ClientConfig, String> {
+fn tls_config(options: Options<'_>) -> Result<ClientConfig, String> {
+    let mut config = match options.insecure {
+        true => insecure_config()?,
+        false => trusting_config(options.authority)?,
+    };
+    config.alpn_protocols.push(b"h2".to_vec());
+    if !options.http2 {
+        config.alpn_protocols.push(b"http/1.1".to_vec());
+    }
+    Ok(config)
+}
+
+/// Returns a configuration that trusts every certificate.
+fn insecure_config() -> Result<ClientConfig, String> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let verifier = AnyCertificate(provider.signature_verification_algorithms);
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_no_client_auth();
+    Ok(config)
+}
+
+fn trusting_config(authority: Option<&Path>) -> Result<ClientConfig, String> {
     let mut roots = RootCertStore::empty();
     // Unreadable roots are skipped; if no root is readable, the error follows below.
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
@@ -199,15 +281,12 @@ fn tls_config(http2: bool, authority: Option<&Path>) -> Result<ClientConfig, Str
     if roots.is_empty() {
         return Err("this machine has no TLS root certificates: name a file with --cacert".into());
     }
-    let mut config = ClientConfig::builder()
+    Ok(ClientConfig::builder()
         .with_root_certificates(roots)
-        .with_no_client_auth();
-    config.alpn_protocols.push(b"h2".to_vec());
-    if !http2 {
-        config.alpn_protocols.push(b"http/1.1".to_vec());
-    }
-    Ok(config)
+        .with_no_client_auth())
 }
+
+const NO_ROOTS: &str = "there are no TLS root certificates: name a file with --cacert";
 
 fn failure(target: &Target, error: &io::Error) -> Failed {
     let tls = error

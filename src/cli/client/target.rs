@@ -4,12 +4,12 @@ use hyper::Uri;
 
 /// An `http` or `https` URL.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Target {
+pub(in crate::cli) struct Target {
     uri: Uri,
     /// Without the brackets of an IPv6 address.
-    pub(super) host: String,
-    pub(super) port: u16,
-    pub(super) tls: bool,
+    pub(in crate::cli) host: String,
+    pub(in crate::cli) port: u16,
+    pub(in crate::cli) tls: bool,
 }
 
 impl Target {
@@ -17,7 +17,7 @@ impl Target {
     ///
     /// # Errors
     /// A message for the user.
-    pub(super) fn parse(text: &str) -> Result<Self, String> {
+    pub(in crate::cli) fn parse(text: &str) -> Result<Self, String> {
         // The fragment is never sent to a server.
         let text = text.split('#').next().unwrap_or_default();
         let tls = match text
@@ -64,17 +64,17 @@ impl Target {
     }
 
     /// The whole URL: the request target of HTTP/2.
-    pub(super) fn uri(&self) -> &Uri {
+    pub(in crate::cli) fn uri(&self) -> &Uri {
         &self.uri
     }
 
     /// The request target of HTTP/1.1.
-    pub(super) fn path_and_query(&self) -> &str {
+    pub(in crate::cli) fn path_and_query(&self) -> &str {
         self.uri.path_and_query().map_or("/", |path| path.as_str())
     }
 
     /// The `Host` header.
-    pub(super) fn authority(&self) -> &str {
+    pub(in crate::cli) fn authority(&self) -> &str {
         self.uri
             .authority()
             .map_or("", |authority| authority.as_str())
@@ -85,7 +85,7 @@ impl Target {
     /// # Errors
     /// A message for the user, also if the redirect leads to another host or from TLS to clear
     /// text: the headers may contain a secret.
-    pub(super) fn redirected(&self, location: &str) -> Result<Self, String> {
+    pub(in crate::cli) fn redirected(&self, location: &str) -> Result<Self, String> {
         let next = Self::parse(&self.resolve(location))?;
         let upgraded = next.tls && !self.tls && self.port == 80 && next.port == 443;
         let same = next.host.eq_ignore_ascii_case(&self.host)
