@@ -267,19 +267,27 @@ struct NoTap {
 }
 
 fn no_tap(context: &RequestContext) -> Option<NoTap> {
-    if !context.port.is_tap_on {
-        return Some(NoTap {
-            code: "tap_disabled",
-            message: "payloads are not shown on this pod",
-            hint: "set `admin.tap: true` and restart the sidecar",
-        });
+    let port = &context.port;
+    NoTap::find(port.is_tap_on, port.access.is_protected(), context.peer)
+}
+
+impl NoTap {
+    fn find(is_tap_on: bool, is_protected: bool, peer: IpAddr) -> Option<Self> {
+        if !is_tap_on {
+            return Some(Self {
+                code: "tap_disabled",
+                message: "payloads are not shown on this pod",
+                hint: "set `admin.tap: true` and restart the sidecar",
+            });
+        }
+        // Of this machine: `kubectl port-forward`, the demo, or the same pod.
+        let is_private = is_protected || peer.to_canonical().is_loopback();
+        (!is_private).then_some(Self {
+            code: "tap_not_protected",
+            message: "without a token, payloads are shown to this machine only",
+            hint: "set `admin.token`, or use `kubectl port-forward`",
+        })
     }
-    let is_private = context.port.access.is_protected() || page::is_local(context.peer);
-    (!is_private).then_some(NoTap {
-        code: "tap_not_protected",
-        message: "without a token, payloads are shown to this machine only",
-        hint: "set `admin.token`, or use `kubectl port-forward`",
-    })
 }
 
 /// Returns the routes that can be tapped, and what the page needs to know about this client.
@@ -520,4 +528,29 @@ fn probe(ready: bool, body: &Value) -> Answer {
         },
         body,
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn payloads_are_shown_if_the_tap_is_on_and_a_token_or_this_machine_protects_them() {
+        let code = |is_on, is_protected, peer: &str| {
+            let reason = NoTap::find(is_on, is_protected, peer.parse().unwrap());
+            reason.map(|reason| reason.code)
+        };
+        assert_eq!(code(false, true, "127.0.0.1"), Some("tap_disabled"));
+        for local in ["127.0.0.1", "127.0.0.9", "::1", "::ffff:127.0.0.1"] {
+            assert_eq!(code(true, false, local), None, "{local}");
+        }
+        for other in ["10.1.2.3", "fe80::1", "0.0.0.0"] {
+            assert_eq!(
+                code(true, false, other),
+                Some("tap_not_protected"),
+                "{other}"
+            );
+            assert_eq!(code(true, true, other), None, "{other}");
+        }
+    }
 }

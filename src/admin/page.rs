@@ -166,11 +166,6 @@ pub(super) fn is_cross_origin(headers: &HeaderMap) -> bool {
         != host
 }
 
-/// Returns whether a peer is this machine: `kubectl port-forward`, the demo, or the same pod.
-pub(super) fn is_local(peer: IpAddr) -> bool {
-    peer.to_canonical().is_loopback()
-}
-
 fn to_page(cookie: &str) -> Answer {
     let mut answer = document(StatusCode::SEE_OTHER, HTML, Bytes::new());
     let headers = answer.headers_mut();

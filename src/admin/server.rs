@@ -16,7 +16,6 @@ use std::time::{Duration, SystemTime};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
@@ -29,7 +28,7 @@ use super::parts::Parts;
 use super::snapshot::snapshot;
 use super::socket::Socket;
 use super::stream::Watch;
-use super::viewers::Viewers;
+use super::viewers::{Snapshot, Viewers};
 use super::{answer, control, sample, tap};
 use crate::auth::Secret;
 use crate::lifecycle::health::{Check, Health, Status};
@@ -248,7 +247,7 @@ fn serve(
     sample::install(&parts.metrics, parts);
     let slots = Slots::new("admin", BOUNDS, &parts.metrics.admin_refusals_total);
     let controls = control::slots(&parts.metrics);
-    let snapshot: Arc<dyn Fn() -> Value + Send + Sync> = Arc::new({
+    let snapshot: Snapshot = Arc::new({
         let (parts, started) = (parts.clone(), SystemTime::now());
         move || snapshot(&parts, started)
     });
@@ -257,9 +256,9 @@ fn serve(
             _ = stopped => {}
             () = accept(listening, port, &slots) => {}
             () = control::serve(socket.as_ref(), parts, &controls) => {}
-            () = port.viewers.publish(snapshot.clone()) => {}
+            never = port.viewers.publish(snapshot.clone()) => match never {},
         }
-        port.viewers.end(&snapshot());
+        port.viewers.end(&snapshot);
         // The end of the runtime cuts later responses.
         let answered = async { tokio::join!(slots.unused(), controls.unused()) };
         if tokio::time::timeout(LAST_ANSWERS, answered).await.is_err() {

@@ -7,6 +7,7 @@
 //! Without a viewer nothing is computed. A slow viewer skips snapshots; it never delays the others.
 //! When the admin port stops, each viewer receives one last snapshot, which shows the end of a drain.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +23,9 @@ pub(super) const VIEWERS_MAX: usize = 8;
 
 /// 1 s between two snapshots.
 const EVERY: Duration = Duration::from_secs(1);
+
+/// Function that computes the snapshot.
+pub(super) type Snapshot = Arc<dyn Fn() -> Value + Send + Sync>;
 
 /// Viewers of one admin port.
 #[derive(Debug)]
@@ -70,28 +74,39 @@ impl Viewers {
         }
     }
 
-    /// Publishes snapshots while there are viewers. Does not return.
-    pub(super) async fn publish(&self, snapshot: Arc<dyn Fn() -> Value + Send + Sync>) {
+    /// Returns whether nothing has to be computed.
+    fn is_empty(&self) -> bool {
+        self.permits.available_permits() == VIEWERS_MAX
+    }
+
+    /// Publishes snapshots while there are viewers.
+    pub(super) async fn publish(&self, snapshot: Snapshot) -> Infallible {
         loop {
             let arrived = self.arrived.notified();
-            if self.permits.available_permits() == VIEWERS_MAX {
+            if self.is_empty() {
                 self.published.send_replace(Published::Nothing);
                 arrived.await;
             }
             let snapshot = snapshot.clone();
             // With many event streams it takes milliseconds, in which no probe would be answered.
-            let Ok(computed) = tokio::task::spawn_blocking(move || snapshot()).await else {
-                return;
-            };
-            let computed = Published::Snapshot(event("snapshot", &computed));
-            self.published.send_replace(computed);
+            match tokio::task::spawn_blocking(move || snapshot()).await {
+                Ok(computed) => {
+                    let computed = Published::Snapshot(event("snapshot", &computed));
+                    self.published.send_replace(computed);
+                }
+                // A defect of the page must not end the port of the probes.
+                Err(error) => tracing::error!(%error, "cannot compute the admin page"),
+            }
             tokio::time::sleep(EVERY).await;
         }
     }
 
     /// Sends the last snapshot and ends all viewers.
-    pub(super) fn end(&self, last: &Value) {
-        let last = event("snapshot", last);
+    pub(super) fn end(&self, snapshot: &Snapshot) {
+        let last = match self.is_empty() {
+            true => Bytes::new(),
+            false => event("snapshot", &snapshot()),
+        };
         self.published.send_replace(Published::End(last));
     }
 }
@@ -127,8 +142,7 @@ mod tests {
         let viewers = Arc::new(Viewers::new());
         let computed = Arc::new(AtomicU64::new(0));
         let counted = computed.clone();
-        let snapshot: Arc<dyn Fn() -> Value + Send + Sync> =
-            Arc::new(move || json!(counted.fetch_add(1, Ordering::Relaxed)));
+        let snapshot: Snapshot = Arc::new(move || json!(counted.fetch_add(1, Ordering::Relaxed)));
         let publishing = viewers.clone();
         tokio::spawn(async move { publishing.publish(snapshot).await });
         tokio::time::sleep(Duration::from_secs(60)).await;
@@ -152,7 +166,8 @@ mod tests {
         assert!(before <= 4);
         let mut late = pin!(viewers.enter().unwrap());
         assert_eq!(late.next().await, Some(event("snapshot", &before)));
-        viewers.end(&json!("last"));
+        let last: Snapshot = Arc::new(|| json!("last"));
+        viewers.end(&last);
         assert_eq!(late.next().await, Some(event("snapshot", &json!("last"))));
         assert_eq!(late.next().await, None);
         viewers.ended().await;

@@ -157,6 +157,7 @@ fn welcome(plan: &Plan<'_>, page: SocketAddr, version: nats_server::Version) -> 
   events    curl -N 'http://{sidecar}/events?subject=demo.%3E'
             curl -N --http2-prior-knowledge 'http://{sidecar}/events?subject=demo.alerts'
             sidestream tail 'http://{sidecar}/events?subject=demo.orders.>'
+  admin     http://{admin}/
   health    http://{admin}/health
   metrics   http://{admin}/metrics
   publish   nats --server {nats} pub demo.hello '{{"hello":"world"}}'

@@ -12,13 +12,18 @@ const RETRY_MS = 3000;
 const QUIET_MS = 5000;
 const ROUTES_EVERY = 30;
 
+// A tab that is not looked at leaves its place to others.
+const HIDDEN_MS = 300_000;
+
 const history = new History();
+let source;
+let hidden;
 let last;
 let received = 0;
 let quiet;
 
 function open() {
-  const source = new EventSource(EVENTS);
+  source = new EventSource(EVENTS);
   source.addEventListener("snapshot", (event) => show(JSON.parse(event.data)));
   source.onopen = () => link("live", "good");
   source.onerror = () => {
@@ -29,6 +34,18 @@ function open() {
     diagnose().then(() => setTimeout(open, RETRY_MS));
   };
 }
+
+function pause() {
+  source.close();
+  clearTimeout(quiet);
+  link("paused", "soft");
+}
+
+document.addEventListener("visibilitychange", () => {
+  clearTimeout(hidden);
+  if (document.hidden) hidden = setTimeout(pause, HIDDEN_MS);
+  else if ($("link").textContent === "paused") open();
+});
 
 async function diagnose() {
   const abort = new AbortController();

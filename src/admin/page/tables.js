@@ -41,7 +41,7 @@ export function clientCells(stream, now, find) {
 export function showClients(snapshot, find) {
   const { shown, total } = snapshot.clients;
   const all = plural(total, "event stream");
-  setText($("top-caption"), total > shown.length ? `The ${shown.length} clients with the largest lag, of ${all}` : `All ${all}, largest lag first`);
+  setText($("top-caption"), total === 0 ? "No event stream is open" : total > shown.length ? `The ${shown.length} clients with the largest lag, of ${all}` : `All ${all}, largest lag first`);
   const keys = new Map();
   const keyOf = (stream) => {
     const key = `${stream.client} ${stream.route} ${stream.remote} ${stream.opened}`;

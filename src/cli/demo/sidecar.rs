@@ -102,6 +102,7 @@ fn config(plan: &Plan<'_>) -> String {
 admin:
   address: {admin}
   control: {control}
+  tap: true
 nats:
   servers: [{nats}]
 routes:

@@ -1,10 +1,13 @@
 //! The page on the admin port: its form and sessions, its files, its event stream. `tap` and
 //! `page_browser` test the rest.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::Uri;
+use rustls::ClientConfig;
 use serde_json::Value;
+use testkit::certs::Authority;
 use testkit::http1::{self, Answer, Response};
 use testkit::nats::Nats;
 use testkit::sidestream::Sidestream;
@@ -258,6 +261,71 @@ async fn event_stream_has_a_snapshot_per_second_for_a_bounded_number_of_viewers(
         open().await.is_ok_and(|viewer| viewer.status() == 200)
     })
     .await;
+}
+
+#[tokio::test]
+async fn page_over_tls_has_a_secure_cookie_or_a_client_certificate() {
+    let nats = Nats::start().await;
+    let authority = Authority::new();
+    let identity = authority.server("admin");
+    let tls = format!(
+        "tls: {{ certificate: {:?}, key: {:?}, client_ca: {:?} }}",
+        identity.certificate,
+        identity.key,
+        authority.file()
+    );
+    let page = async |sidestream: &Sidestream, client: Arc<ClientConfig>, request: &str| {
+        let url: Uri = sidestream
+            .url_admin("/")
+            .replace("http:", "https:")
+            .parse()
+            .unwrap();
+        let transport = Connector::default()
+            .tls(client)
+            .connect(&url)
+            .await
+            .unwrap();
+        let mut response = Response::exchange(transport, request.as_bytes(), false)
+            .await
+            .unwrap();
+        let (body, end) = response.body().await;
+        Answer {
+            status: response.status,
+            headers: response.headers,
+            body: String::from_utf8(body).unwrap(),
+            end,
+        }
+    };
+    let request = "GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n";
+    let with = async |admin: &str| {
+        let config = format!(
+            "listen:\n  - address: 127.0.0.1:0\nadmin: {{ address: '127.0.0.1:0', {admin} }}\n\
+             nats:\n  servers: ['{}']\n{ROUTE}",
+            nats.url()
+        );
+        Sidestream::builder(config).without_waiting().start().await
+    };
+    let certificate_only = with(&tls).await;
+    let anonymous = page(&certificate_only, authority.trusting(&[]), request).await;
+    assert_eq!(anonymous.status, 403);
+    assert!(
+        anonymous.body.contains("client certificate"),
+        "{anonymous:?}"
+    );
+    assert!(!is_form(&anonymous));
+    let operator = authority.trusting_as(&[], &authority.client("operator"));
+    let shown = page(&certificate_only, operator, request).await;
+    assert!(shown.status == 200 && shown.body.contains("id=\"drain\""));
+
+    let both = with(&format!("{tls}, token: {TOKEN}")).await;
+    let form = format!("token={TOKEN}");
+    let request = format!(
+        "POST /page/login HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {}\r\n\r\n{form}",
+        form.len()
+    );
+    let opened = page(&both, authority.trusting(&[]), &request).await;
+    assert_eq!(opened.status, 303, "{opened:?}");
+    assert!(opened.header("set-cookie").unwrap().ends_with("; Secure"));
 }
 
 #[tokio::test]
