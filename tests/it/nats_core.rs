@@ -216,6 +216,54 @@ async fn a_burst_in_the_socket_buffer_is_delivered() {
 }
 
 #[tokio::test]
+async fn subscriptions_of_a_group_share_a_queue_in_the_order_of_the_server() {
+    let nats = Nats::builder().without_jetstream().start().await;
+    let client = nats.client().await;
+    let mut group = client.subscriber_group();
+    let subscribe = group.sender().clone();
+    let first = subscribe.subscribe("a", 1).await.unwrap();
+    let _second = subscribe.subscribe("b", u128::MAX).await.unwrap();
+    client.flush().await.unwrap();
+    let publisher = nats.client().await;
+    let publish = async |subjects: &[&'static str]| {
+        for subject in subjects {
+            publisher.publish(*subject, "1".into()).await.unwrap();
+        }
+        publisher.flush().await.unwrap();
+    };
+    let mut received = async |count| {
+        let mut all = Vec::new();
+        while all.len() < count {
+            let (tag, message) = within(RECOVERY, "a message arrives", group.next()).await;
+            all.push((tag, message.subject.to_string()));
+        }
+        assert!(group.try_next().is_none());
+        all
+    };
+    publish(&["a", "b", "b", "a"]).await;
+    let (a, b) = ((1, "a".to_owned()), (u128::MAX, "b".to_owned()));
+    assert_eq!(
+        received(4).await,
+        [a.clone(), b.clone(), b.clone(), a.clone()]
+    );
+    let pending = &client.statistics().pending_bytes;
+    assert_eq!(pending.load(Ordering::Relaxed), 0);
+
+    drop(first);
+    client.flush().await.unwrap();
+    publish(&["a", "b"]).await;
+    assert_eq!(received(1).await, [b]);
+
+    assert!(!subscribe.has_ended());
+    client.drain().await.unwrap();
+    eventually(RECOVERY, "the group reports the end of the client", || {
+        std::future::ready(subscribe.has_ended())
+    })
+    .await;
+    assert!(subscribe.subscribe("c", 3).await.is_err());
+}
+
+#[tokio::test]
 async fn the_patched_client_drops_and_counts_messages_above_its_byte_limit() {
     const BOUND: u64 = 1 << 20;
     let nats = Nats::builder().without_jetstream().start().await;

@@ -18,6 +18,23 @@ pub struct SubscriptionKey {
     number: u64,
 }
 
+/// Number of a key, from which the key can be restored.
+impl From<SubscriptionKey> for u128 {
+    fn from(key: SubscriptionKey) -> Self {
+        (key.slot as Self) << 64 | Self::from(key.number)
+    }
+}
+
+impl From<u128> for SubscriptionKey {
+    #[allow(clippy::cast_possible_truncation)] // Each half is what the other conversion put there.
+    fn from(number: u128) -> Self {
+        Self {
+            slot: (number >> 64) as usize,
+            number: number as u64,
+        }
+    }
+}
+
 /// All current subscriptions.
 #[derive(Debug, Default)]
 pub(super) struct Subscriptions {
@@ -168,6 +185,12 @@ mod tests {
     use crate::subject::filter::tests::{filter, subjects};
 
     proptest! {
+        #[test]
+        fn key_is_restored_from_its_number(slot in any::<usize>(), number in any::<u64>()) {
+            let key = SubscriptionKey { slot, number };
+            prop_assert_eq!(SubscriptionKey::from(u128::from(key)), key);
+        }
+
         #[test]
         fn each_feed_takes_a_message_from_exactly_one_of_the_subscriptions_that_deliver_it(
             sets in prop::collection::vec(prop::collection::vec(filter(), 1..4), 1..8),

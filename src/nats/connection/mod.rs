@@ -134,10 +134,10 @@ const RECONNECT: Backoff = Backoff::new(
 /// 8192 queued messages: a pull request asks for at most 2048, and two are open at a time.
 const PENDING_MESSAGES_MAX: usize = 8192;
 
-/// 65,536 queued messages for each core subscription, as in other NATS clients: a burst arrives
-/// without a request, and the connection reads all that its socket holds before a subscription
-/// runs.
-const CORE_PENDING_MESSAGES_MAX: usize = 65_536;
+/// 262,144 queued messages for all core subscriptions of a task: a burst arrives without a request,
+/// and the connection reads all that its socket holds before the task runs. The limit in bytes is
+/// reached first.
+const CORE_PENDING_MESSAGES_MAX: usize = 262_144;
 
 /// 32 MiB of queued core messages over all subscriptions: four messages of the largest size, and
 /// half a second of a saturated link of 1 Gbit/s. A message over the limit is dropped and counted,

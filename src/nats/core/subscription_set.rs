@@ -1,119 +1,114 @@
-//! Merges the messages of many subscriptions into one stream, each with its subscription's key.
+//! Subscriptions of one task, with one queue for the messages of all of them.
 //!
-//! Built on `SelectAll`. Removing a key drops a oneshot sender, which ends that subscription's
-//! stream at its next poll and unsubscribes.
+//! Each subscription has a key, and each message has the key of its subscription. One queue keeps
+//! the order in which the server sent the messages, and costs the same for one subject as for
+//! thousands.
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::marker::PhantomData;
 
-use async_nats::{Client, Message, SubscribeError, Subscriber};
-use futures_util::stream::SelectAll;
-use futures_util::{FutureExt as _, Stream, StreamExt as _};
-use tokio::sync::oneshot;
+use async_nats::{
+    Client, GroupSender, GroupSubscription, Message, SubscribeError, SubscriberGroup,
+};
 
-/// A subscription of our own. Dropping it unsubscribes.
-pub(crate) struct OwnedSubscription(Subscriber);
+use crate::feed::SubscriptionKey;
+
+/// Key of a subscription, as the library carries it.
+pub(crate) trait Key: Copy + Eq + Hash {
+    /// The same key as a number.
+    fn tag(self) -> u128;
+
+    /// Key of this number.
+    fn of_tag(tag: u128) -> Self;
+}
 
 /// A set of subscriptions and their messages.
 pub(crate) struct SubscriptionSet<K> {
-    all: SelectAll<KeyedSubscription<K>>,
-    /// Dropping a sender ends its subscription.
-    cancels: HashMap<K, oneshot::Sender<()>>,
+    group: SubscriberGroup,
+    /// Dropping a subscription unsubscribes.
+    subscriptions: HashMap<K, GroupSubscription>,
 }
 
-/// One subscription. Its last item is `None`.
-struct KeyedSubscription<K> {
-    key: K,
-    subscriber: Option<Subscriber>,
-    cancel: oneshot::Receiver<()>,
+/// Subscribes for a set. Cheap to clone.
+pub(crate) struct SetSubscriber<K> {
+    sender: GroupSender,
+    key: PhantomData<K>,
 }
 
-/// Subscribes to a subject.
-pub(crate) async fn subscribe(
-    client: &Client,
-    subject: &str,
-) -> Result<OwnedSubscription, SubscribeError> {
-    client
-        .subscribe(subject.to_owned())
-        .await
-        .map(OwnedSubscription)
-}
-
-impl<K: Copy + Unpin> Default for SubscriptionSet<K> {
-    fn default() -> Self {
+impl<K: Key> SubscriptionSet<K> {
+    /// Creates an empty set of this client.
+    pub(crate) fn new(client: &Client) -> Self {
         Self {
-            all: SelectAll::new(),
-            cancels: HashMap::new(),
+            group: client.subscriber_group(),
+            subscriptions: HashMap::new(),
         }
     }
-}
 
-impl<K: Copy + Eq + Hash + Unpin> SubscriptionSet<K> {
-    pub(crate) fn add(&mut self, key: K, subscribed: OwnedSubscription) {
-        let (sender, cancel) = oneshot::channel();
-        self.all.push(KeyedSubscription {
-            key,
-            subscriber: Some(subscribed.0),
-            cancel,
-        });
-        self.cancels.insert(key, sender);
+    /// Returns a handle that subscribes for this set.
+    pub(crate) fn subscriber(&self) -> SetSubscriber<K> {
+        SetSubscriber {
+            sender: self.group.sender().clone(),
+            key: PhantomData,
+        }
     }
 
-    /// Ends a subscription.
+    /// Returns true if the client has ended, and with it every subscription.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.group.sender().has_ended()
+    }
+
+    pub(crate) fn add(&mut self, key: K, subscription: GroupSubscription) {
+        self.subscriptions.insert(key, subscription);
+    }
+
+    /// Ends a subscription. Messages that have arrived may still follow.
     pub(crate) fn remove(&mut self, key: K) {
-        self.cancels.remove(&key);
+        self.subscriptions.remove(&key);
     }
 
-    /// Returns the next message, or `None` if the client has ended. Cancel safe.
-    pub(crate) async fn next(&mut self) -> Option<(K, Message)> {
-        loop {
-            match self.all.next().await {
-                Some((key, Some(message))) => return Some((key, message)),
-                Some((_, None)) => return None,
-                // The set is empty.
-                None => std::future::pending().await,
-            }
-        }
+    /// Returns the next message. Cancel safe.
+    pub(crate) async fn next(&mut self) -> (K, Message) {
+        let (tag, message) = self.group.next().await;
+        (K::of_tag(tag), message)
     }
 
     /// Returns the next message if it has arrived already.
     pub(crate) fn ready(&mut self) -> Option<(K, Message)> {
-        // Not limited by the runtime's budget: all that the connection has read forms one batch.
-        let (key, message) = tokio::task::unconstrained(self.all.next()).now_or_never()??;
-        // The end of the client shows again at the next call of `next`: all its subscriptions end.
-        Some((key, message?))
+        let (tag, message) = self.group.try_next()?;
+        Some((K::of_tag(tag), message))
     }
 
     /// Ends every subscription.
-    pub(crate) async fn end(mut self) {
-        for keyed in self.all.iter_mut() {
-            let Some(subscriber) = &mut keyed.subscriber else {
-                continue;
-            };
-            if subscriber.unsubscribe().await.is_err() {
-                break; // The connection is closed, and every subscription with it.
+    pub(crate) async fn end(self) {
+        for subscription in self.subscriptions.into_values() {
+            if subscription.unsubscribe().await.is_err() {
+                break; // The client has ended, and every subscription with it.
             }
         }
     }
 }
 
-impl<K: Copy + Unpin> Stream for KeyedSubscription<K> {
-    type Item = (K, Option<Message>);
+impl<K: Key> SetSubscriber<K> {
+    /// Subscribes to a subject.
+    ///
+    /// # Errors
+    /// [`SubscribeError`] if the client has ended.
+    pub(crate) async fn subscribe(
+        &self,
+        key: K,
+        subject: &str,
+    ) -> Result<GroupSubscription, SubscribeError> {
+        self.sender.subscribe(subject.to_owned(), key.tag()).await
+    }
+}
 
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let key = self.key;
-        if self.cancel.poll_unpin(context).is_ready() {
-            return Poll::Ready(None);
-        }
-        let Some(subscriber) = &mut self.subscriber else {
-            return Poll::Ready(None);
-        };
-        let message = std::task::ready!(subscriber.poll_next_unpin(context));
-        if message.is_none() {
-            self.subscriber = None;
-        }
-        Poll::Ready(Some((key, message)))
+impl Key for SubscriptionKey {
+    fn tag(self) -> u128 {
+        self.into()
+    }
+
+    fn of_tag(tag: u128) -> Self {
+        tag.into()
     }
 }

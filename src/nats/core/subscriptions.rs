@@ -19,10 +19,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Instant;
 
-use async_nats::Message;
+use async_nats::{GroupSubscription, Message};
 use prometheus::IntCounter;
 
-use super::subscription_set::{self, OwnedSubscription, SubscriptionSet};
+use super::subscription_set::{SetSubscriber, SubscriptionSet};
 use crate::event::{Position, SourceTag};
 use crate::feed::core_source::FAN_OUT_MAX;
 use crate::feed::{Change, CoreWriter, FeedKey, GapReason, SubscriptionKey};
@@ -60,17 +60,20 @@ pub(crate) struct CoreSubscriptions {
 struct Waiting {
     subscribe: Vec<(SubscriptionKey, Filter)>,
     feeds: Vec<FeedKey>,
+    /// Every subscription is created again: messages before the end of the round may be missing.
+    is_again: bool,
 }
 
 /// A round in progress.
 struct Round {
     feeds: Vec<FeedKey>,
+    is_again: bool,
     done: Pin<Box<dyn Future<Output = Established> + Send>>,
 }
 
 /// Subscriptions that the server has confirmed.
 struct Established {
-    subscribed: Vec<(SubscriptionKey, OwnedSubscription)>,
+    subscribed: Vec<(SubscriptionKey, GroupSubscription)>,
     /// State of the connection that confirmed them.
     seen: ConnectionState,
 }
@@ -90,6 +93,7 @@ impl CoreSubscriptions {
             denied: Arc::default(),
             ..connection.state()
         };
+        let subscription_set = SubscriptionSet::new(&connection.client());
         Self {
             connection,
             server_flush,
@@ -97,7 +101,7 @@ impl CoreSubscriptions {
             denied,
             tag,
             writer,
-            subscription_set: SubscriptionSet::default(),
+            subscription_set,
             waiting: Waiting::default(),
             round: None,
             seen,
@@ -118,14 +122,10 @@ impl CoreSubscriptions {
                     Some(change) => self.apply(change),
                     None => break,
                 },
-                message = self.subscription_set.next() => match message {
-                    Some((key, message)) => if self.process(key, message) {
-                        // Lets readers run before more is appended: otherwise their windows move
-                        // past them.
-                        tokio::task::yield_now().await;
-                    },
-                    // The library's client has ended, and all its subscriptions with it.
-                    None => self.subscribe_again(),
+                (key, message) = self.subscription_set.next() => if self.process(key, message) {
+                    // Lets readers run before more is appended: otherwise their windows move past
+                    // them.
+                    tokio::task::yield_now().await;
                 },
             }
         }
@@ -149,12 +149,13 @@ impl CoreSubscriptions {
 
     /// Creates every subscription again, with the client that replaces the ended one.
     fn subscribe_again(&mut self) {
-        self.subscription_set = SubscriptionSet::default();
+        self.subscription_set = SubscriptionSet::new(&self.connection.client());
         let all = self
             .writer
             .subscriptions()
             .map(|(key, filter)| (key, filter.clone()));
         self.waiting.subscribe = all.collect();
+        self.waiting.is_again = true;
         // Subscriptions of a round in progress may belong to either client.
         self.waiting
             .feeds
@@ -170,27 +171,37 @@ impl CoreSubscriptions {
         let Waiting {
             mut subscribe,
             feeds,
+            is_again,
         } = std::mem::take(&mut self.waiting);
         subscribe.retain(|(key, _)| self.writer.filter(*key).is_some());
         let done = Box::pin(run_round(
             self.connection.clone(),
             self.server_flush.clone(),
+            self.subscription_set.subscriber(),
             subscribe,
         ));
-        self.round = Some(Round { feeds, done });
+        self.round = Some(Round {
+            feeds,
+            is_again,
+            done,
+        });
     }
 
     fn finish_round(&mut self, Established { subscribed, seen }: Established) {
-        let feeds = self
-            .round
-            .take()
-            .map(|round| round.feeds)
-            .unwrap_or_default();
+        let Some(Round {
+            feeds, is_again, ..
+        }) = self.round.take()
+        else {
+            return;
+        };
         for (key, subscribed) in subscribed {
             // Feeds that ended meanwhile need no subscription; dropping it unsubscribes.
             if self.writer.filter(key).is_some() {
                 self.subscription_set.add(key, subscribed);
             }
+        }
+        if is_again {
+            self.writer.gap(GapReason::Upstream, None);
         }
         self.check_connection(&self.connection.state());
         let is_stale =
@@ -278,6 +289,9 @@ impl CoreSubscriptions {
         let is_other = now.generation != self.seen.generation;
         if is_other {
             self.reported_denials.clear();
+            if self.subscription_set.has_ended() {
+                self.subscribe_again();
+            }
         }
         if is_other || now.overflows != self.seen.overflows {
             self.writer.gap(GapReason::Upstream, None);
@@ -319,12 +333,13 @@ async fn round_done(round: &mut Option<Round>) -> Established {
 async fn run_round(
     mut connection: NatsConnection,
     server_flush: ServerFlush,
+    subscriber: SetSubscriber<SubscriptionKey>,
     mut subscribe: Vec<(SubscriptionKey, Filter)>,
 ) -> Established {
     let mut subscribed = Vec::with_capacity(subscribe.len());
     while let Some((key, filter)) = subscribe.pop() {
         let generation = connection.wait_up().await;
-        match subscription_set::subscribe(&connection.client(), filter.as_str()).await {
+        match subscriber.subscribe(key, filter.as_str()).await {
             Ok(one) => subscribed.push((key, one)),
             Err(error) => {
                 tracing::warn!(%filter, %error, "subscription to a core subject failed; retrying");

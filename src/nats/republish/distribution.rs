@@ -24,7 +24,7 @@ use crate::event::{Fingerprint, Position, SourceTag};
 use crate::feed::encoded::EncodedEvent;
 use crate::feed::{Received, RepublishWriter};
 use crate::nats::connection::NatsConnection;
-use crate::nats::core::subscription_set::{self, SubscriptionSet};
+use crate::nats::core::subscription_set::{Key, SubscriptionSet};
 use crate::nats::decode::decoder::EventDecoder;
 use crate::nats::decode::message::MessageFields;
 
@@ -105,7 +105,7 @@ pub(super) struct Distributor {
     overflows: IntCounter,
     requests: mpsc::Receiver<Request>,
     distribution: Distribution,
-    subscription_set: SubscriptionSet<u64>,
+    subscription_set: SubscriptionSet<Number>,
     /// By subscription number.
     subscriptions: HashMap<u64, Subscription>,
     by_subject: HashMap<String, u64>,
@@ -114,6 +114,21 @@ pub(super) struct Distributor {
     /// Number of the last subscription or receiver; never reused.
     last: u64,
     queued: Arc<AtomicUsize>,
+}
+
+/// Number of a subscription.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Number(u64);
+
+impl Key for Number {
+    fn tag(self) -> u128 {
+        self.0.into()
+    }
+
+    #[allow(clippy::cast_possible_truncation)] // Made from a `u64`.
+    fn of_tag(tag: u128) -> Self {
+        Self(tag as u64)
+    }
 }
 
 struct Subscription {
@@ -256,6 +271,7 @@ impl Distributor {
             requests: sender,
             dropped: Arc::default(),
         };
+        let subscription_set = SubscriptionSet::new(&connection.client());
         let distributor = Self {
             stream: stream.to_owned(),
             connection,
@@ -263,7 +279,7 @@ impl Distributor {
             overflows,
             requests,
             distribution: distribution.clone(),
-            subscription_set: SubscriptionSet::default(),
+            subscription_set,
             subscriptions: HashMap::new(),
             by_subject: HashMap::new(),
             receivers: HashMap::new(),
@@ -283,15 +299,14 @@ impl Distributor {
                     let receivers = std::mem::take(&mut *dropped.receivers.lock().unwrap_or_else(PoisonError::into_inner));
                     receivers.into_iter().for_each(|receiver| self.remove_receiver(receiver));
                 }
-                Some(request) = self.requests.recv() => self.handle(request).await,
-                message = self.subscription_set.next() => match message {
-                    Some((subscription, message)) => {
-                        self.deliver(subscription, message);
-                        self.deliver_ready();
-                    }
-                    // The library's client has ended, and all its subscriptions with it.
-                    None => self.close_all(),
+                () = self.connection.changed() => if self.subscription_set.has_ended() {
+                    self.close_all();
                 },
+                Some(request) = self.requests.recv() => self.handle(request).await,
+                (Number(subscription), message) = self.subscription_set.next() => {
+                    self.deliver(subscription, message);
+                    self.deliver_ready();
+                }
             }
             // Lets feeds run before more is delivered.
             tokio::task::yield_now().await;
@@ -348,14 +363,12 @@ impl Distributor {
         if let Some(known) = self.by_subject.get(subject) {
             return Some(*known);
         }
-        let client = self.connection.client();
-        let subscribed =
-            tokio::time::timeout(SUBSCRIBE_MAX, subscription_set::subscribe(&client, subject))
-                .await
-                .ok()?
-                .ok()?;
         self.last += 1;
-        self.subscription_set.add(self.last, subscribed);
+        let number = Number(self.last);
+        let subscribe = self.subscription_set.subscriber();
+        let subscribed = subscribe.subscribe(number, subject);
+        let subscribed = tokio::time::timeout(SUBSCRIBE_MAX, subscribed).await;
+        self.subscription_set.add(number, subscribed.ok()?.ok()?);
         self.by_subject.insert(subject.to_owned(), self.last);
         self.subscriptions.insert(
             self.last,
@@ -374,7 +387,7 @@ impl Distributor {
             };
             subscription.subscribers.swap_remove(&receiver);
             if subscription.subscribers.is_empty() {
-                self.subscription_set.remove(number);
+                self.subscription_set.remove(Number(number));
                 self.by_subject.remove(&subscription.subject);
                 self.subscriptions.remove(&number);
             }
@@ -383,7 +396,7 @@ impl Distributor {
 
     /// Ends every receiver: feeds subscribe again.
     fn close_all(&mut self) {
-        self.subscription_set = SubscriptionSet::default();
+        self.subscription_set = SubscriptionSet::new(&self.connection.client());
         self.subscriptions.clear();
         self.by_subject.clear();
         self.receivers.clear();
@@ -394,7 +407,7 @@ impl Distributor {
     fn deliver_ready(&mut self) {
         let mut deliveries = 0;
         while deliveries < DELIVERIES_MAX {
-            let Some((subscription, message)) = self.subscription_set.ready() else {
+            let Some((Number(subscription), message)) = self.subscription_set.ready() else {
                 break;
             };
             deliveries += self.deliver(subscription, message);

@@ -20,7 +20,10 @@ use crate::message::OutboundMessage;
 use crate::subject::ToSubject;
 use crate::ServerInfo;
 
-use super::{header::HeaderMap, status::StatusCode, Command, Message, Subscriber};
+use super::{
+    header::HeaderMap, status::StatusCode, Command, Message, Subscriber, SubscriberGroup,
+    SubscriptionSender,
+};
 use crate::error::Error;
 use bytes::Bytes;
 use futures_util::future::TryFutureExt;
@@ -810,7 +813,7 @@ impl Client {
                 sid,
                 subject,
                 queue_group: None,
-                sender,
+                sender: SubscriptionSender::One(sender),
             })
             .await?;
 
@@ -820,6 +823,18 @@ impl Client {
             receiver,
             self.connection_stats.clone(),
         ))
+    }
+
+    /// Creates a group of subscriptions whose messages arrive in one queue. It holds as many
+    /// messages as [`ConnectOptions::subscription_capacity`][crate::ConnectOptions::subscription_capacity].
+    pub fn subscriber_group(&self) -> SubscriberGroup {
+        SubscriberGroup::new(
+            self.clone(),
+            self.sender.clone(),
+            self.next_subscription_id.clone(),
+            self.subscription_capacity,
+            self.connection_stats.clone(),
+        )
     }
 
     /// Subscribes to a subject with a queue group to receive [messages][Message].
@@ -864,7 +879,7 @@ impl Client {
                 sid,
                 subject,
                 queue_group: Some(queue_group),
-                sender,
+                sender: SubscriptionSender::One(sender),
             })
             .await?;
 

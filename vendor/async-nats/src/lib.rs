@@ -284,10 +284,13 @@ pub mod message;
 pub mod service;
 pub mod status;
 pub mod subject;
+mod subscriber_group;
 mod tls;
 
 pub use message::Message;
 pub use status::StatusCode;
+pub use subscriber_group::{GroupSender, GroupSubscription, SubscriberGroup};
+pub(crate) use subscriber_group::{NotSent, SubscriptionSender};
 
 /// Information sent by the server back to this client
 /// during initial connection, and possibly again later.
@@ -396,7 +399,7 @@ pub(crate) enum Command {
         sid: u64,
         subject: Subject,
         queue_group: Option<String>,
-        sender: mpsc::Sender<Message>,
+        sender: SubscriptionSender,
     },
     Unsubscribe {
         sid: u64,
@@ -444,7 +447,7 @@ pub(crate) enum ClientOp {
 #[derive(Debug)]
 struct Subscription {
     subject: Subject,
-    sender: mpsc::Sender<Message>,
+    sender: SubscriptionSender,
     queue_group: Option<String>,
     delivered: u64,
     max: Option<u64>,
@@ -570,10 +573,12 @@ impl ConnectionHandler {
                     }
                 }
 
+                let mut has_read = false;
                 loop {
                     match self.handler.connection.poll_read_op(cx) {
                         Poll::Pending => break,
                         Poll::Ready(Ok(Some(server_op))) => {
+                            has_read = true;
                             self.handler.handle_server_op(server_op);
                             if self.handler.pending_bytes() > self.handler.max_pending_bytes / 4 {
                                 // Subscribers run before more is read.
@@ -588,6 +593,10 @@ impl ConnectionHandler {
                             return Poll::Ready(ExitReason::Disconnected(Some(err)))
                         }
                     }
+                }
+
+                if has_read {
+                    self.handler.ping_interval.reset();
                 }
 
                 // Before handling any commands, drop any subscriptions which are draining
@@ -722,8 +731,6 @@ impl ConnectionHandler {
     }
 
     fn handle_server_op(&mut self, server_op: ServerOp) {
-        self.ping_interval.reset();
-
         match server_op {
             ServerOp::Ping => {
                 debug!("received PING");
@@ -772,7 +779,7 @@ impl ConnectionHandler {
                     // One message fits always: one that is larger than the bound would never come.
                     let pending = stats.pending_bytes.fetch_add(bytes, Ordering::Relaxed);
                     let sent = if pending > 0 && pending + bytes > self.max_pending_bytes {
-                        Err(mpsc::error::TrySendError::Full(message))
+                        Err(NotSent::Full)
                     } else {
                         subscription.sender.try_send(message)
                     };
@@ -795,7 +802,7 @@ impl ConnectionHandler {
                                 }
                             }
                         }
-                        Err(mpsc::error::TrySendError::Full(_)) => {
+                        Err(NotSent::Full) => {
                             debug!("slow consumer detected for subscription {}", sid);
                             stats.dropped_messages.add(1, Ordering::Relaxed);
                             self.connector
@@ -803,7 +810,7 @@ impl ConnectionHandler {
                                 .try_send(Event::SlowConsumer(sid))
                                 .ok();
                         }
-                        Err(mpsc::error::TrySendError::Closed(_)) => {
+                        Err(NotSent::Closed) => {
                             debug!("subscription {} channel closed", sid);
                             self.subscriptions.remove(&sid);
                             self.connection
@@ -1471,6 +1478,33 @@ impl From<tokio::sync::mpsc::error::SendError<Command>> for UnsubscribeError {
     }
 }
 
+/// Sends a command from `Drop`, as well as possible there.
+fn drop_command(sender: &mpsc::Sender<Command>, command: Command) {
+    // Best-effort unsubscribe. `Drop` can run outside a Tokio runtime (unwinding, teardown,
+    // plain threads), so start with synchronous `try_send` and only spawn an async retry when
+    // the command channel is full and a runtime is available.
+    match sender.try_send(command) {
+        Ok(()) => {}
+        Err(tokio::sync::mpsc::error::TrySendError::Full(command)) => {
+            if let Ok(handle) = tokio::runtime::Handle::try_current() {
+                let sender = sender.clone();
+                handle.spawn(async move {
+                    if let Err(err) = sender.send(command).await {
+                        debug!("failed to send unsubscribe in Subscriber::drop: {err}");
+                    }
+                });
+            } else {
+                debug!(
+                    "failed to send unsubscribe in Subscriber::drop: command channel full and no runtime"
+                );
+            }
+        }
+        Err(tokio::sync::mpsc::error::TrySendError::Closed(_)) => {
+            debug!("failed to send unsubscribe in Subscriber::drop: command channel closed");
+        }
+    }
+}
+
 #[inline]
 fn drop_unsubscribe_command(sid: u64) -> Command {
     Command::Unsubscribe { sid, max: None }
@@ -1484,29 +1518,7 @@ impl Drop for Subscriber {
                 .pending_bytes
                 .sub(message.pending_bytes(), Ordering::Relaxed);
         }
-        // Best-effort unsubscribe. `Drop` can run outside a Tokio runtime (unwinding, teardown,
-        // plain threads), so start with synchronous `try_send` and only spawn an async retry when
-        // the command channel is full and a runtime is available.
-        match self.sender.try_send(drop_unsubscribe_command(self.sid)) {
-            Ok(()) => {}
-            Err(tokio::sync::mpsc::error::TrySendError::Full(command)) => {
-                if let Ok(handle) = tokio::runtime::Handle::try_current() {
-                    let sender = self.sender.clone();
-                    handle.spawn(async move {
-                        if let Err(err) = sender.send(command).await {
-                            debug!("failed to send unsubscribe in Subscriber::drop: {err}");
-                        }
-                    });
-                } else {
-                    debug!(
-                        "failed to send unsubscribe in Subscriber::drop: command channel full and no runtime"
-                    );
-                }
-            }
-            Err(tokio::sync::mpsc::error::TrySendError::Closed(_)) => {
-                debug!("failed to send unsubscribe in Subscriber::drop: command channel closed");
-            }
-        }
+        drop_command(&self.sender, drop_unsubscribe_command(self.sid));
     }
 }
 
