@@ -7,6 +7,7 @@ use crate::framings::Framings;
 use crate::guard::Guard;
 use crate::options::Options;
 use crate::proxy::Proxy;
+use crate::shards::Shards;
 use crate::suite::Suite;
 
 /// Measures a server of event streams: opens clients, publishes events through NATS, and reports
@@ -37,4 +38,6 @@ pub(crate) enum Command {
     Framings(Framings),
     /// Compares passed requests with `proxy_pass` of nginx: processor time and latency
     Proxy(Proxy),
+    /// Compares the saturation of one shard and of two, with clients whose bytes the kernel discards
+    Shards(Shards),
 }

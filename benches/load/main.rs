@@ -6,7 +6,8 @@
 //! ([`measure`], [`report`]). A scenario is data ([`plan`]). [`bare`] is the server with the least
 //! possible cost; [`suite`] measures everything in `docs/benchmarks.md`; [`guard`] compares two
 //! builds of the sidecar; [`framings`] compares WebSocket and the other framings with Server-Sent
-//! Events; [`proxy`] compares passed requests with nginx.
+//! Events; [`proxy`] compares passed requests with nginx; [`shards`] compares one shard
+//! with two.
 //!
 //! Clients run on one thread and count into one meter. The publisher has a thread of its own. On a
 //! machine with two cores, the server gets one, and everything else the other.
@@ -24,6 +25,7 @@ mod plan;
 mod proxy;
 mod publisher;
 mod report;
+mod shards;
 mod stage;
 mod suite;
 mod wire;
@@ -75,6 +77,7 @@ fn main() -> ExitCode {
             .cores
             .choose()
             .and_then(|()| on_core(proxy.cores.load_cpu, proxy.run())),
+        Some(Command::Shards(shards)) => on_core(None, shards.run()),
         None if !arguments.options.spawn && arguments.options.url.is_none() => {
             // `cargo bench` and `cargo test --all-targets` run this.
             Arguments::command()

@@ -73,6 +73,11 @@ impl Nats {
         &self.url
     }
 
+    /// Returns the process id, if it was started here.
+    pub(crate) fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(|(child, _)| child.pid())
+    }
+
     /// Empties the stream, so that all runs begin with the same memory usage of the server.
     pub(crate) async fn purge(&self) -> Fallible<()> {
         self.jetstream.get_stream(STREAM).await?.purge().await?;

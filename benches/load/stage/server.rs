@@ -71,6 +71,8 @@ pub(crate) struct Server {
     child: Option<(Child, TempDir)>,
     /// Address to post events to, if the server does not read from NATS.
     posts: Option<SocketAddr>,
+    /// Admin port of the sidecar.
+    admin: Option<SocketAddr>,
 }
 
 impl Server {
@@ -90,6 +92,7 @@ impl Server {
             ca: recipe.ca(),
             child: Some((child, folder)),
             posts: None,
+            admin: Some(admin),
         })
     }
 
@@ -113,6 +116,7 @@ impl Server {
             ca: recipe.ca(),
             child: Some((child, folder)),
             posts: None,
+            admin: None,
         })
     }
 
@@ -128,6 +132,7 @@ impl Server {
             ca: None,
             child: Some((child, folder)),
             posts: Some(address),
+            admin: None,
         })
     }
 
@@ -145,6 +150,7 @@ impl Server {
             ca: None,
             child: Some((child, folder)),
             posts: None,
+            admin: None,
         };
         Ok((server, http2))
     }
@@ -162,6 +168,7 @@ impl Server {
             ca: None,
             child: Some((child, folder)),
             posts: None,
+            admin: None,
         })
     }
 
@@ -173,6 +180,7 @@ impl Server {
             ca: ca.map(Path::to_owned),
             child: None,
             posts: None,
+            admin: None,
         }
     }
 
@@ -184,6 +192,11 @@ impl Server {
     /// Returns the address to post events to, if the server does not read from NATS.
     pub(crate) fn posts(&self) -> Option<SocketAddr> {
         self.posts
+    }
+
+    /// Returns the address of the sidecar's admin port.
+    pub(crate) fn admin(&self) -> Option<SocketAddr> {
+        self.admin
     }
 
     /// Returns the process id, if it is known.
