@@ -81,6 +81,8 @@ impl Routes {
         let of_clients = route.options(Framing::Ndjson, version.map(|versions| versions.current));
         let options = Arc::new(FeedOptions {
             window: WINDOW,
+            // The end of one client's events is not that of the tap.
+            is_finite: false,
             ..FeedOptions::clone(&of_clients.options)
         });
         let mut cursors = Vec::with_capacity(route.sources.len());

@@ -1,8 +1,9 @@
 //! The tap of the page: the events of one route, within its subjects, at a bounded rate.
 
+use async_nats::HeaderMap;
 use serde_json::Value;
 use testkit::http1::{self, Answer};
-use testkit::nats::{Nats, create_stream, publish};
+use testkit::nats::{Nats, create_stream, publish, store_with};
 use testkit::sidestream::{self, Sidestream};
 use testkit::sse::SseClient;
 use testkit::wait::{DEADLINE, eventually};
@@ -16,11 +17,19 @@ routes:
     sources: [{ stream: ORDERS, subjects: ["{query.subject}"], allow: ["orders.>", "alerts"] }]
   - path: /core
     sources: [{ subjects: ["core.{query.name}"] }]
+  - path: /runs/{id}
+    finite: true
+    sources: [{ stream: ORDERS, subjects: ["runs.{id}"] }]
 "#;
 
 async fn start(nats: &Nats) -> Sidestream {
     let jetstream = nats.jetstream().await;
-    create_stream(&jetstream, "ORDERS", &["orders.>", "alerts", "secrets"]).await;
+    create_stream(
+        &jetstream,
+        "ORDERS",
+        &["orders.>", "alerts", "secrets", "runs.*"],
+    )
+    .await;
     let config = sidestream::config(nats, ROUTES).replace("admin:\n", "admin:\n  tap: true\n");
     Sidestream::start(config).await
 }
@@ -127,6 +136,21 @@ async fn tap_outside_of_the_subjects_of_a_route_is_rejected() {
         let query = query.replace('{', "%7B").replace('}', "%7D");
         let rejected = get(&sidestream, &format!("/page/tap?{query}")).await;
         assert_eq!(code(&rejected), (expected.0, expected.1.into()), "{query}");
+    }
+}
+
+#[tokio::test]
+async fn tap_goes_on_after_the_end_of_one_finite_event_stream() {
+    let nats = Nats::start().await;
+    let sidestream = start(&nats).await;
+    let mut tap = open(&sidestream, "route=/runs/{id}").await;
+    let jetstream = nats.jetstream().await;
+    let mut headers = HeaderMap::new();
+    headers.insert("Sidestream-End", "true");
+    store_with(&jetstream, "runs.1", headers, "last").await;
+    publish(&jetstream, "runs.2", ["first".to_owned()]).await;
+    for expected in ["last", "first"] {
+        assert_eq!(shown(&mut tap).await["data"], expected);
     }
 }
 
