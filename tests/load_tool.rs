@@ -12,14 +12,19 @@ mod verdict;
 #[path = "../benches/load/wire/mod.rs"]
 mod wire;
 
+use std::io::Write as _;
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use serde_json::json;
 use verdict::{Spread, Verdict};
 use wire::body::{BodyReader, Framing};
+use wire::coding::Coding;
 use wire::events::{EventReader, Seen};
 use wire::http1::{Fault, Response};
 use wire::received::Received;
 use wire::sequence::{Order, Sequence};
-use wire::stamp::{Stamp, now};
+use wire::stamp::{Content, Stamp, now};
 
 fn orders(numbers: &[u64]) -> Vec<Order> {
     let mut sequence = Sequence::default();
@@ -88,12 +93,46 @@ fn stamp_is_parsed_from_a_payload_of_the_requested_size() {
         sent: now(),
         sequence: 42,
     };
-    let payload = stamp.payload(128);
+    let payload = stamp.payload(128, Content::Padding);
     assert_eq!(payload.len(), 128);
     assert_eq!(Stamp::parse(&payload), Some(stamp));
-    assert_eq!(Stamp::parse(&stamp.payload(0)), Some(stamp));
+    assert_eq!(
+        Stamp::parse(&stamp.payload(0, Content::Padding)),
+        Some(stamp)
+    );
     let document: serde_json::Value = serde_json::from_slice(&payload).unwrap();
     assert_eq!(document["s"], 42);
+    let order = stamp.payload(512, Content::Json);
+    assert_eq!((order.len(), Stamp::parse(&order)), (512, Some(stamp)));
+    let document: serde_json::Value = serde_json::from_slice(&order).unwrap();
+    assert_eq!(document["currency"], "EUR");
+}
+
+#[test]
+fn compressed_body_is_decoded_in_pieces() {
+    let events = (1..=20).map(|sequence| {
+        let stamp = Stamp { sent: 1, sequence };
+        let payload = stamp.payload(512, Content::Json);
+        format!("data: {}\nid: 1\n\n", String::from_utf8(payload).unwrap())
+    });
+    let text = events.collect::<String>();
+    let mut gzip = GzEncoder::new(Vec::new(), Compression::default());
+    gzip.write_all(text.as_bytes()).unwrap();
+    let mut zstd = Vec::with_capacity(text.len());
+    zstd_safe::compress(&mut zstd, text.as_bytes(), 3).unwrap();
+    let bodies = [
+        (Coding::Gzip, "gzip", gzip.finish().unwrap()),
+        (Coding::Zstd, "zstd", zstd),
+    ];
+    for (coding, name, body) in bodies {
+        assert_eq!(coding.as_str(), name);
+        let mut reader = BodyReader::new(Framing::Sse, Some(coding), Received::remembering());
+        let mut events = 0;
+        for piece in body.chunks(7) {
+            reader.push(piece, &mut |_| events += 1);
+        }
+        assert_eq!((events, reader.last_sequence()), (20, 20), "{name}");
+    }
 }
 
 #[test]
@@ -102,7 +141,7 @@ fn truncated_stamp_is_not_parsed() {
         sent: u64::MAX,
         sequence: u64::MAX,
     }
-    .payload(0);
+    .payload(0, Content::Padding);
     // Up to the comma after the sequence; `"p":""}` follows it.
     let end = payload.len() - 8;
     assert!(Stamp::parse(&payload[..=end]).is_some());
@@ -248,7 +287,7 @@ fn messages_of_every_framing_are_parsed_from_pieces_cut_anywhere() {
     for (framing, body) in bodies() {
         // The padding looks the same everywhere.
         for cut in (0..300).chain(body.len() - 400..body.len()) {
-            let mut reader = BodyReader::new(framing, Received::remembering());
+            let mut reader = BodyReader::new(framing, None, Received::remembering());
             let mut seen = Vec::new();
             for piece in [&body[..cut], &body[cut..]] {
                 reader.push(piece, &mut |one| seen.push(one));

@@ -182,6 +182,7 @@ async fn measure_one(
         tls: certificate.transpose()?,
         log: options.log.clone(),
         framing: plan.framing,
+        compression: plan.compression,
         replay: plan.replay,
         tokens: tokens.transpose()?,
         application: None,

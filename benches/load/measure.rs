@@ -122,6 +122,8 @@ impl<'a> Run<'a> {
             outlet: setting.outlet.clone(),
             groups: plan.subjects,
             size: plan.size,
+            payload: plan.payload,
+            burst: plan.burst,
         };
         let publisher = Publisher::start(work).await?;
         Ok(Self {
@@ -216,7 +218,9 @@ impl<'a> Run<'a> {
             events,
             alone.then_some(plan.client_count() as u64),
         );
-        let (before, reads) = self.meter.read(|tally| (tally.events, tally.reads));
+        let (before, reads, bytes) = self
+            .meter
+            .read(|tally| (tally.events, tally.reads, tally.bytes));
         let (begin, cpu, own) = (Instant::now(), self.cpu()?, Cpu::of(std::process::id())?);
         let late = self.publish(events, pace).await?;
         let elapsed = begin.elapsed();
@@ -233,6 +237,7 @@ impl<'a> Run<'a> {
                 "per_second": deliveries as f64 / elapsed.as_secs_f64(),
                 "latency_ms": milliseconds(&tally.latency),
                 "last_client_ms": alone.then(|| milliseconds(&tally.last_client)),
+                "bytes_per_event": (tally.bytes - bytes) as f64 / deliveries.max(1) as f64,
                 "events_per_read": deliveries as f64 / reads,
                 "publisher_late_max_ms": late.as_secs_f64() * 1e3,
                 "cpu_us_per_delivery": spent.map(|spent| json!({
@@ -317,6 +322,7 @@ fn crowd(plan: &Plan, endpoint: &Endpoint, visit: Visit, meter: &Arc<Meter>) -> 
     Crowd {
         endpoint,
         framing: plan.framing,
+        compression: plan.compression,
         groups: plan.subjects,
         connecting: plan.connecting,
         visit,

@@ -12,6 +12,8 @@ use crate::stage::server::Target;
 use crate::stage::sidecar::Source;
 use crate::stage::tokens::Algorithm;
 use crate::wire::body::Framing;
+use crate::wire::coding::Coding;
+use crate::wire::stamp::Content;
 
 /// A kind of measurement, with its own defaults for the rest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Serialize)]
@@ -112,6 +114,9 @@ pub(crate) struct Options {
     /// Framing of the event streams; bare, nchan and node have Server-Sent Events only
     #[arg(long, value_enum, default_value = "sse")]
     pub(crate) framing: Framing,
+    /// Content coding of the event streams (sse and ndjson) that the clients ask the sidecar for
+    #[arg(long, value_enum, conflicts_with = "url")]
+    pub(crate) compression: Option<Coding>,
     /// Use TLS (with --spawn)
     #[arg(long, conflicts_with = "url")]
     pub(crate) tls: bool,
@@ -165,6 +170,12 @@ pub(crate) struct Options {
     /// Bytes of each payload
     #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
     pub(crate) size: u32,
+    /// Content of each payload
+    #[arg(long, value_enum, default_value = "padding")]
+    pub(crate) payload: Content,
+    /// Events that are published together
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    pub(crate) burst: u64,
 
     /// Skip failed runs of targets other than the sidecar and the bare loop
     #[arg(skip)]

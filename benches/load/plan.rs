@@ -10,6 +10,8 @@ use crate::options::{Options, Protocol, Scenario};
 use crate::stage::recipe::Replay;
 use crate::stage::server::Target;
 use crate::wire::body::Framing;
+use crate::wire::coding::Coding;
+use crate::wire::stamp::Content;
 
 /// Rate of publishing.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
@@ -28,6 +30,8 @@ pub(crate) struct Plan {
     pub(crate) scenario: Scenario,
     /// Framing of the event streams.
     pub(crate) framing: Framing,
+    /// Content coding of the event streams.
+    pub(crate) compression: Option<Coding>,
     /// Clients by HTTP version.
     pub(crate) clients: Vec<Shape>,
     /// Number of distinct subjects.
@@ -40,6 +44,10 @@ pub(crate) struct Plan {
     pub(crate) warm_up: u64,
     /// Bytes of each payload.
     pub(crate) size: usize,
+    /// Content of each payload.
+    pub(crate) payload: Content,
+    /// Events that are published together.
+    pub(crate) burst: u64,
     /// Maximum number of clients between connect and first byte.
     pub(crate) connecting: usize,
     /// The clients return with session tickets.
@@ -119,6 +127,7 @@ impl Plan {
         Ok(Self {
             scenario,
             framing: options.framing,
+            compression: options.compression,
             clients,
             subjects,
             pace,
@@ -128,6 +137,8 @@ impl Plan {
                 .unwrap_or(events),
             warm_up,
             size: options.size as usize,
+            payload: options.payload,
+            burst: options.burst,
             connecting: options
                 .connecting
                 .map_or(preset.connecting, |connecting| connecting as usize),
@@ -145,6 +156,7 @@ impl Plan {
         }
         if target != Target::Sidestream && target != Target::Url {
             plan.framing = Framing::Sse;
+            plan.compression = None;
         }
         plan
     }

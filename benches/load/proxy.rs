@@ -122,6 +122,7 @@ impl Proxy {
             tls: None,
             log: "warn".to_owned(),
             framing: Framing::Sse,
+            compression: None,
             replay: None,
             tokens: None,
             application: Some(application),

@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::Fallible;
-use crate::wire::stamp::{Stamp, now};
+use crate::wire::stamp::{Content, Stamp, now};
 use posts::Posts;
 
 /// Parameters of the publisher.
@@ -27,6 +27,10 @@ pub(crate) struct Work {
     pub(crate) groups: usize,
     /// Payload size in bytes, padding included.
     pub(crate) size: usize,
+    /// Content of each payload.
+    pub(crate) payload: Content,
+    /// Events that are published together.
+    pub(crate) burst: u64,
 }
 
 /// Destination of events; `{n}` is replaced by the number of the subject.
@@ -130,6 +134,8 @@ struct Source {
     groups: u64,
     sent: u64,
     size: usize,
+    payload: Content,
+    burst: u64,
 }
 
 enum Way {
@@ -163,6 +169,8 @@ impl Source {
             groups: work.groups as u64,
             sent: 0,
             size: work.size,
+            payload: work.payload,
+            burst: work.burst,
         })
     }
 
@@ -170,7 +178,7 @@ impl Source {
         let begin = Instant::now();
         let mut late_max = Duration::ZERO;
         for index in 0..events {
-            let due = begin + Duration::from_secs_f64(index as f64 / rate);
+            let due = begin + Duration::from_secs_f64((index - index % self.burst) as f64 / rate);
             if Instant::now() < due {
                 if let Way::Posts(posts) = &mut self.way {
                     posts.flush().await?;
@@ -197,7 +205,7 @@ impl Source {
             sent: now(),
             sequence: self.sent / self.groups + 1,
         };
-        let payload = stamp.payload(self.size);
+        let payload = stamp.payload(self.size, self.payload);
         match &mut self.way {
             Way::Nats(client, subjects) => {
                 client

@@ -134,6 +134,7 @@ pub(crate) const ROWS: &[(&str, &str, usize)] = &[
     ("first byte p99 ms", "/replay/first_byte_ms/p99", 1),
     ("CPU us per event", "/replay/cpu_us_per_event", 3),
     ("events per read", "/replay/events_per_read", 1),
+    ("bytes per delivery", "/delivery/bytes_per_event", 0),
     ("bytes per event", "/replay/bytes_per_event", 0),
     ("server busy (share of a core)", "/replay/server_busy", 2),
     ("load busy (share of a core)", "/replay/load_busy", 2),

@@ -29,6 +29,7 @@ use crate::stage::recipe::Recipe;
 use crate::stage::server::Server;
 use crate::stage::sidecar::Source;
 use crate::wire::body::Framing;
+use crate::wire::stamp::Content;
 use sinks::Sinks;
 
 /// Options of the comparison.
@@ -111,6 +112,7 @@ impl Shards {
             tls: None,
             log: "warn".to_owned(),
             framing: Framing::Sse,
+            compression: None,
             replay: None,
             tokens: None,
             application: None,
@@ -126,6 +128,8 @@ impl Shards {
             },
             groups: 1,
             size: self.size,
+            payload: Content::Padding,
+            burst: 1,
         });
         let mut publisher = publisher.await?;
         let (mut best, mut rate, mut tries) = (Best::default(), self.rate, TRIES);

@@ -185,7 +185,7 @@ impl Result {
 
 use Target::{Bare, BareH2, Nchan, Node, Sidestream};
 
-const MEASUREMENTS: [Measurement; 17] = [
+const MEASUREMENTS: [Measurement; 23] = [
     Measurement {
         name: "idle",
         title: "idle: 10,000 idle clients, then ten events",
@@ -290,6 +290,72 @@ const MEASUREMENTS: [Measurement; 17] = [
             "/delivery/cpu_us_per_delivery/total",
             "/delivery/cpu_us_per_delivery/user",
             "/delivery/latency_ms/p50",
+            "/delivery/latency_ms/p99",
+        ],
+    },
+    Measurement {
+        name: "json",
+        title: "broadcast of JSON of 512 bytes: 1,000 clients x 40 events/s",
+        options: "--scenario broadcast --size 512 --payload json",
+        targets: &[Sidestream],
+        rows: &[
+            "/delivery/cpu_us_per_delivery/total",
+            "/delivery/bytes_per_event",
+            "/delivery/latency_ms/p99",
+        ],
+    },
+    Measurement {
+        name: "json-zstd",
+        title: "the same with zstd",
+        options: "--scenario broadcast --size 512 --payload json --compression zstd",
+        targets: &[Sidestream],
+        rows: &[
+            "/delivery/cpu_us_per_delivery/total",
+            "/delivery/bytes_per_event",
+            "/delivery/latency_ms/p99",
+        ],
+    },
+    Measurement {
+        name: "json-gzip",
+        title: "the same with gzip",
+        options: "--scenario broadcast --size 512 --payload json --compression gzip",
+        targets: &[Sidestream],
+        rows: &[
+            "/delivery/cpu_us_per_delivery/total",
+            "/delivery/bytes_per_event",
+            "/delivery/latency_ms/p99",
+        ],
+    },
+    Measurement {
+        name: "burst",
+        title: "broadcast of JSON of 512 bytes: 1,000 clients x 10 bursts/s of 16 events",
+        options: "--scenario broadcast --size 512 --payload json --rate 160 --burst 16",
+        targets: &[Sidestream],
+        rows: &[
+            "/delivery/cpu_us_per_delivery/total",
+            "/delivery/bytes_per_event",
+            "/delivery/latency_ms/p99",
+        ],
+    },
+    Measurement {
+        name: "burst-zstd",
+        title: "the same with zstd",
+        options: "--scenario broadcast --size 512 --payload json --rate 160 --burst 16 --compression zstd",
+        targets: &[Sidestream],
+        rows: &[
+            "/delivery/cpu_us_per_delivery/total",
+            "/delivery/bytes_per_event",
+            "/delivery/latency_ms/p99",
+        ],
+    },
+    Measurement {
+        name: "burst-gzip",
+        title: "the same with gzip",
+        options: "--scenario broadcast --size 512 --payload json --rate 160 --burst 16 --compression gzip",
+        targets: &[Sidestream],
+        rows: &[
+            "/delivery/cpu_us_per_delivery/total",
+            "/delivery/bytes_per_event",
             "/delivery/latency_ms/p99",
         ],
     },

@@ -243,8 +243,8 @@ fn shown(item: Item) -> Option<Bytes> {
             let gap = json!({ "reason": gap.reason.as_str(), "missed": gap.missed });
             Some(event("gap", &gap))
         }
-        // Only readers that copy have it.
-        Item::Copied { .. } => None,
+        // Only readers that copy, and feeds that compress, have them.
+        Item::Copied { .. } | Item::Coded { .. } => None,
     }
 }
 

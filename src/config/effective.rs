@@ -335,6 +335,10 @@ fn route(route: &RouteConfig) -> Value {
         "client": route.client.as_ref().map(ToString::to_string),
         "event": route.event.as_ref().map(ToString::to_string),
         "framings": route.framings.iter().map(|framing| framing.as_str()).collect::<Vec<_>>(),
+        "compression": route.compression.as_ref().map(|compression| json!({
+            "algorithms": compression.algorithms.iter().map(|coding| coding.as_str()).collect::<Vec<_>>(),
+            "min_rate": format_size(compression.min_rate),
+        })),
         "format": route.format.map(PayloadFormat::as_str),
         "versions": route.versions.as_ref().map(versions),
         "heartbeat": format_duration(route.heartbeat),

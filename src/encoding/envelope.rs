@@ -32,7 +32,7 @@ pub struct Envelope {
 type Seal = fn(content: usize, head: &mut [u8], tail: &mut [u8]) -> usize;
 
 /// Encoded events with the envelope around them, contiguous in memory.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Enveloped {
     bytes: Bytes,
     head_len: u8,
@@ -263,6 +263,11 @@ impl RunBuilder {
     /// Copies an event into the current run.
     pub fn push(&mut self, encoding: &Encoding) {
         self.out.put_slice(encoding.bytes());
+    }
+
+    /// Copies the bytes of events into the current run.
+    pub fn put(&mut self, events: &[u8]) {
+        self.out.put_slice(events);
     }
 
     /// Bytes of the events in the current run.

@@ -50,6 +50,9 @@ impl Framing {
     /// the stored one, up to [`Self::WebSocket`]. The one after them is [`Self::GrpcWeb`].
     pub const FURTHER: usize = Self::WebSocket as usize;
 
+    /// Framings whose event streams can be compressed: those of a response body without messages.
+    pub const COMPRESSED: [Self; 2] = [Self::Sse, Self::Ndjson];
+
     /// Value in configuration, logs and metric labels.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

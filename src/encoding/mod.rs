@@ -9,9 +9,11 @@
 //! ```
 //!
 //! An encoder knows no transport. The bytes of events have room for an [`Envelope`], which a
-//! transport fills once for all clients ([`envelope`]). [`sse::decode`] is the decoder of
+//! transport fills once for all clients ([`envelope`]). With a [`coding`] they are compressed, once for
+//! all clients, too. [`sse::decode`] is the decoder of
 //! `sidestream tail`.
 
+pub mod coding;
 mod encoder;
 pub mod envelope;
 mod framing;
@@ -22,6 +24,7 @@ pub mod sse;
 mod strict_json;
 pub mod websocket;
 
+pub use coding::Coding;
 pub use encoder::{Encoder, EventParts, GapNotice};
 pub use envelope::{Encoding, Envelope, Enveloped, RunBuilder};
 pub use framing::Framing;

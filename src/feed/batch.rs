@@ -6,13 +6,15 @@
 //! for the newest event, which all clients receive at the same time.
 
 use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::time::Instant;
 
-use crate::encoding::{Encoding, Envelope, Enveloped, RunBuilder};
+use crate::encoding::{Coding, Encoding, Envelope, Enveloped, Framing, RunBuilder};
 use crate::event::{Position, Tier};
 use crate::telemetry::trace::samples;
 
 use super::Gap;
+use super::blocks::CodedEvents;
 use super::options::FeedEvent;
 
 /// Items of one read.
@@ -58,6 +60,15 @@ pub enum Item {
         /// Count and position.
         copied: Copied,
     },
+    /// Events that a feed has compressed, or one of them.
+    Coded {
+        /// The events, which the reader encodes with no lock held.
+        events: CodedEvents,
+        /// Count, position and time of receipt.
+        copied: Copied,
+        /// The reader of a finite event stream has everything.
+        is_end: bool,
+    },
     /// Events are missing before the next item.
     Gap {
         /// Reason and count.
@@ -67,7 +78,7 @@ pub enum Item {
     },
 }
 
-/// Description of events that were copied together.
+/// Description of events that are sent together.
 #[derive(Clone, Copy, Debug)]
 pub struct Copied {
     /// Number of events.
@@ -146,6 +157,39 @@ impl Batch {
             }
         }
         self.copy.push(encoding);
+    }
+
+    /// Makes the last item, if it is this event, one that is compressed alone.
+    pub(super) fn code_last(&mut self, event: &FeedEvent, framing: Framing, coding: Coding) {
+        let Some(last) = self.items.last_mut() else {
+            return;
+        };
+        let (copied, is_end) = match last {
+            Item::Event {
+                position,
+                received,
+                sample,
+                is_end,
+                ..
+            } => {
+                let copied = Copied {
+                    events: 1,
+                    position: *position,
+                    received: *received,
+                    sample: *sample,
+                };
+                (copied, *is_end)
+            }
+            Item::Copied { copied, .. } => (*copied, false),
+            Item::Coded { .. } | Item::Gap { .. } => return,
+        };
+        if copied.position == event.position() {
+            *last = Item::Coded {
+                events: CodedEvents::Event(Arc::clone(&event.encoded), framing, coding),
+                copied,
+                is_end,
+            };
+        }
     }
 
     /// Ends the copy in progress; the next event starts another item.

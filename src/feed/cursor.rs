@@ -382,6 +382,7 @@ impl Drop for Cursor {
         let last = {
             let mut state = self.feed.lock();
             state.subscribers.remove(self.key);
+            state.window.count_readers(|readers| readers - 1);
             state.subscribers.is_empty()
         };
         if last && let Some(origin) = self.origin.upgrade() {

@@ -247,13 +247,12 @@ impl Dispatcher {
 
     /// Sends the run to the group, with no lock held.
     fn send(&mut self) {
-        let Some(run) = self
-            .collected
-            .as_ref()
-            .and_then(|collected| collected.run.as_ref())
-        else {
+        let collected = self.collected.as_mut();
+        let Some(run) = collected.and_then(|collected| collected.run.as_mut()) else {
             return;
         };
+        run.complete(&mut self.copy);
+        let run = &*run;
         // First every sink is asked, then the run is sent: the cache misses of the first loop
         // overlap, and those of the system calls in the second do not.
         for Recipient { sink, .. } in &mut self.group {

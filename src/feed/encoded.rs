@@ -12,13 +12,15 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 use once_cell::race::OnceBox;
 
-use crate::encoding::{Encoding, EventParts, Framing};
+use crate::encoding::coding::Block;
+use crate::encoding::{Coding, Encoding, EventParts, Framing};
 use crate::event::{Event, EventName, PAYLOAD_BYTES_MAX, Version};
 use crate::payload::schema::RouteSchemas;
 use crate::payload::{self, Converter};
 
 use super::GapReason;
 use super::budget::{Budget, Reservation};
+use super::compression::CodedBlock;
 
 /// Encoded event: the payload, and its encodings without a route's event name.
 ///
@@ -52,6 +54,8 @@ struct Rare {
     /// Results of the JSON Schema, one in nearly all events: messages without a version have the one
     /// of the route.
     validated: OnceList<Validated>,
+    /// The event compressed alone.
+    coded: OnceList<CodedForm>,
 }
 
 /// Place of the payload in an encoding, in eight bytes. No encoding begins with its payload.
@@ -87,6 +91,14 @@ struct Validated {
     /// Version as which the payload was validated.
     version: Option<Version>,
     is_rejected: bool,
+}
+
+/// Encoding of an event, compressed.
+#[derive(Debug)]
+struct CodedForm {
+    framing: Framing,
+    coding: Coding,
+    block: CodedBlock,
 }
 
 /// Form of an event in another version or format.
@@ -275,6 +287,27 @@ impl EncodedEvent {
         ConvertedForm::Event(Self::new(event, self.reservation.budget()))
     }
 
+    /// Encoding under the event's own name, compressed alone. The first call makes it, and charges the
+    /// budget.
+    #[must_use]
+    pub fn coded(&self, framing: Framing, coding: Coding) -> &Block {
+        let list = &self.rare.get_or_init(Box::default).coded;
+        let known = list.find_or_add(
+            |known| (known.framing, known.coding) == (framing, coding),
+            || {
+                let envelope = framing.envelope(self.reservation.envelope());
+                let plain = self.encoding(framing).bytes();
+                let block = coding.block(plain, true, envelope);
+                CodedForm {
+                    framing,
+                    coding,
+                    block: CodedBlock::new(block, &self.reservation),
+                }
+            },
+        );
+        known.block.block()
+    }
+
     /// Makes the encoding in a framing now, with no lock held, so that no reader does it under one.
     pub(super) fn encode_ahead(&self, framing: Framing) {
         let _made = self.encoding(framing);
@@ -394,6 +427,7 @@ mod tests {
         let texts = batch.items.iter().map(|item| match item {
             Item::Event { encoding, .. } => encoding.bytes().to_vec(),
             Item::Copied { run, .. } => run.content().to_vec(),
+            Item::Coded { .. } => panic!("the feed does not compress"),
             Item::Gap { .. } => panic!("no event is missing"),
         });
         String::from_utf8(texts.collect::<Vec<_>>().concat()).unwrap()

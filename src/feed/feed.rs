@@ -137,7 +137,9 @@ impl Feed {
         notifier: Option<Arc<ShardNotifier<Self>>>,
     ) -> u32 {
         self.touch();
-        self.lock().subscribers.add(offset, position, notifier)
+        let mut state = self.lock();
+        state.window.count_readers(|readers| readers + 1);
+        state.subscribers.add(offset, position, notifier)
     }
 
     /// Bytes of the feed without the events that it shares with the buffer.

@@ -12,6 +12,7 @@ use crate::payload::Converter;
 use crate::subject::template::SubjectTokens;
 use crate::subject::{Filter, TextTemplate};
 
+use super::compression::Compression;
 use super::encoded::EncodedEvent;
 use super::{GapReason, Limits};
 
@@ -21,6 +22,8 @@ pub struct FeedOptions {
     /// Framing of all event streams that read the feed, one that encodes events
     /// ([`Framing::of_events`]).
     pub framing: Framing,
+    /// Compression, in a framing that is sent as a response body. `None`: as encoded.
+    pub compression: Option<Compression>,
     /// Name of events that have none of their own.
     pub event: Option<TextTemplate>,
     /// Version and format of the payloads. `None`: as published.

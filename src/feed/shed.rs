@@ -234,7 +234,7 @@ mod tests {
             run.grow(reason, position, &mut batch);
             let missed = batch.items.iter().map(|item| match item {
                 Item::Gap { gap, .. } => gap.missed.unwrap(),
-                Item::Event { .. } | Item::Copied { .. } => 0,
+                Item::Event { .. } | Item::Copied { .. } | Item::Coded { .. } => 0,
             });
             assert_eq!(missed.collect::<Vec<_>>(), expected, "{reason}");
         }

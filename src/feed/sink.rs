@@ -10,10 +10,14 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Instant;
 
+use smallvec::SmallVec;
+
+use crate::encoding::coding::BlockSize;
 use crate::encoding::{Enveloped, RunBuilder};
 use crate::event::{Position, Tier};
 
 use super::batch::COPIED_MAX;
+use super::blocks::{Blocks, EventBlock};
 use super::window::{Entry, Offset, Window};
 
 /// Non-blocking writer for one subscriber, called on the subscriber's thread.
@@ -43,8 +47,11 @@ pub enum SendOutcome {
 /// All events after the offset of an idle subscriber, encoded: the same bytes for all of them there.
 #[derive(Debug)]
 pub struct EncodedRun {
-    /// Encoded events.
+    /// Encoded events. Those of a feed that compresses are there after `complete`.
     pub bytes: Enveloped,
+    /// Sizes of the events of a feed that compresses.
+    pub size: Option<BlockSize>,
+    blocks: SmallVec<[Arc<EventBlock>; 1]>,
     /// Number of events.
     pub events: u64,
     /// Earliest time of receipt among them.
@@ -67,6 +74,9 @@ impl EncodedRun {
     /// Encodes the events from an index to the end of the window; `None` if a subscriber has to read
     /// them itself.
     pub(super) fn from_window(window: &Window, index: u64, copy: &mut RunBuilder) -> Option<Self> {
+        if let Some(blocks) = window.blocks() {
+            return Self::from_blocks(window, blocks, index);
+        }
         let (end, framing) = (window.end_offset(), window.framing());
         let (events, mut bytes, mut received, mut has_telemetry) =
             (end.index.checked_sub(index)?, 0, None, false);
@@ -100,6 +110,8 @@ impl EncodedRun {
         );
         Some(Self {
             bytes: run,
+            size: None,
+            blocks: SmallVec::new(),
             events,
             received: received?,
             has_telemetry,
@@ -109,6 +121,58 @@ impl EncodedRun {
             index,
             end,
         })
+    }
+
+    /// Collects the blocks from an index to the end of the window; `None` if a subscriber has to read
+    /// them itself.
+    fn from_blocks(window: &Window, blocks: &Blocks, index: u64) -> Option<Self> {
+        let end = window.end_offset();
+        let mut run: SmallVec<[Arc<EventBlock>; 1]> = SmallVec::new();
+        let (mut next, mut bytes) = (index, 0);
+        while next < end.index {
+            let block = blocks.of(next).filter(|block| block.first == next)?;
+            (next, bytes) = (block.end(), bytes + block.counted_bytes);
+            run.push(Arc::clone(block));
+            if run.len() > 1 && bytes > COPIED_MAX as u64 {
+                return None;
+            }
+        }
+        let (first, last) = (run.first()?, run.last()?);
+        Some(Self {
+            bytes: Enveloped::default(),
+            size: None,
+            events: end.index - index,
+            received: run.iter().map(|block| block.received).min()?,
+            has_telemetry: run.iter().any(|block| block.has_telemetry),
+            first: first.first_position()?,
+            last: last.last()?.position(),
+            index,
+            end,
+            samples: run
+                .iter()
+                .flat_map(|block| block.samples.iter().copied())
+                .collect(),
+            blocks: run,
+        })
+    }
+
+    /// Compresses the blocks that no reader has compressed. The caller holds no lock.
+    pub(super) fn complete(&mut self, copy: &mut RunBuilder) {
+        let (Some(first), None) = (self.blocks.first(), self.size) else {
+            return;
+        };
+        let coded = self.blocks.iter().map(|block| block.coded());
+        let sizes = coded.clone().map(|coded| coded.size());
+        let size = sizes.reduce(BlockSize::and);
+        self.bytes = if self.blocks.len() == 1 {
+            first.coded().bytes().clone()
+        } else {
+            let sent = size.map_or(0, |size| size.sent);
+            copy.begin(first.envelope(), sent);
+            coded.for_each(|coded| copy.put(coded.bytes().content()));
+            copy.finish()
+        };
+        self.size = size;
     }
 
     /// True if the run continues from this offset, within the subscriber's epoch.

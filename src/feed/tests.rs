@@ -67,6 +67,7 @@ pub(super) fn drain(cursor: &mut Cursor) -> Vec<Result<u64, Gap>> {
         );
         seen.extend(batch.items.iter().map(|item| match item {
             Item::Event { position, .. } => Ok(position.seq),
+            Item::Coded { .. } => panic!("the feed does not compress"),
             Item::Copied { .. } => panic!("copies were not requested"),
             Item::Gap { gap, .. } => Err(*gap),
         }));
@@ -496,7 +497,7 @@ fn route_options_set_event_names_and_tiers() {
                 String::from_utf8(encoding.shared().to_vec()).unwrap(),
                 *tier,
             ),
-            Item::Copied { .. } | Item::Gap { .. } => panic!(),
+            Item::Copied { .. } | Item::Coded { .. } | Item::Gap { .. } => panic!(),
         })
         .collect();
     assert_eq!(
@@ -536,7 +537,7 @@ fn small_neighbouring_events_are_copied_and_large_or_single_newest_ones_are_shar
         );
         let items = batch.items.iter().map(|item| match item {
             Item::Event { .. } => 0,
-            Item::Copied { copied, .. } => copied.events,
+            Item::Copied { copied, .. } | Item::Coded { copied, .. } => copied.events,
             Item::Gap { .. } => panic!(),
         });
         items.collect::<Vec<_>>()

@@ -18,106 +18,22 @@
 //!
 //! Invariant: `charged` equals the bytes that the window holds whenever a method returns.
 
+mod entry;
+
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::encoding::{Encoding, Envelope, Framing};
+use crate::encoding::{Envelope, Framing};
 use crate::event::{Fingerprint, Position, SourceTag, Tier};
 
+use super::blocks::{BLOCK_BYTES, Blocks};
 use super::budget::Budget;
-use super::encoded::EncodedEvent;
 use super::options::{FeedEvent, FeedOptions, Shown};
 use super::prefetch;
 use super::{Gap, GapReason, Limits};
 
-/// One entry of a window.
-#[derive(Clone, Debug)]
-pub(super) enum Entry {
-    /// Event as the feed's route shows it.
-    Event(FeedEvent),
-    /// Events are missing between the neighbours; every reader that passes receives the gap. Boxed,
-    /// because gaps are few and larger than events.
-    Gap(Box<GapEntry>),
-}
-
-/// A gap between entries.
-#[derive(Clone, Debug)]
-pub(super) struct GapEntry {
-    pub(super) gap: Gap,
-    /// Position of a reader after the gap.
-    pub(super) position: Position,
-    pub(super) side: GapSide,
-    pub(super) since: Instant,
-}
-
-/// Side of its position on which the missing events are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum GapSide {
-    /// After it: a reader at that position has not received the gap.
-    After,
-    /// Before it: a reader at that position has received the gap.
-    Before,
-    /// Before it, at the start of an epoch: no reader has any of the following events.
-    NewEpoch,
-}
-
-impl Entry {
-    pub(super) fn position(&self) -> Position {
-        match self {
-            Self::Event(event) => event.position(),
-            Self::Gap(gap_entry) => gap_entry.position,
-        }
-    }
-
-    /// True if a reader with everything up to this sequence number does not need the entry.
-    pub(super) fn is_at_or_before(&self, seq: u64) -> bool {
-        match self {
-            Self::Event(event) => event.position().seq <= seq,
-            Self::Gap(gap_entry) => gap_entry.is_at_or_before(seq),
-        }
-    }
-
-    /// Encoding as the feed's route shows it, in the framing of the feed. It may be made now.
-    pub(super) fn encoding(&self, framing: Framing) -> Option<&Encoding> {
-        match self {
-            Self::Event(event) => Some(event.encoding(framing)),
-            Self::Gap(_) => None,
-        }
-    }
-
-    /// Encoding as the feed's route shows it, if it was made.
-    fn known_encoding(&self, framing: Framing) -> Option<&Encoding> {
-        match self {
-            Self::Event(event) => event.known_encoding(framing),
-            Self::Gap(_) => None,
-        }
-    }
-
-    fn encoded(&self) -> Option<&Arc<EncodedEvent>> {
-        match self {
-            Self::Event(event) => Some(&event.encoded),
-            Self::Gap(_) => None,
-        }
-    }
-
-    pub(super) fn received(&self) -> Instant {
-        match self {
-            Self::Event(event) => event.received(),
-            Self::Gap(gap_entry) => gap_entry.since,
-        }
-    }
-}
-
-impl GapEntry {
-    /// True if a reader with everything up to this sequence number does not need the gap.
-    pub(super) fn is_at_or_before(&self, seq: u64) -> bool {
-        match self.side {
-            GapSide::After => self.position.seq < seq,
-            GapSide::Before | GapSide::NewEpoch => self.position.seq <= seq,
-        }
-    }
-}
+pub(super) use entry::{Entry, GapEntry, GapSide};
 
 #[derive(Debug)]
 struct Slot {
@@ -158,6 +74,8 @@ pub(super) struct Window {
     charged: usize,
     /// Index of the newest critical event.
     critical: Option<u64>,
+    /// Blocks of its events, if the feed compresses.
+    blocks: Option<Box<Blocks>>,
 }
 
 /// Running totals since the feed started.
@@ -210,7 +128,13 @@ impl Window {
             tag, seq: floor, ..
         } = floor;
         let (slots, end) = (VecDeque::new(), Totals::default());
+        let envelope = options.framing.envelope(budget.envelope());
+        let blocks = options.compression.map(|compression| {
+            let budget = Arc::clone(&budget);
+            Box::new(Blocks::new(compression, options.framing, envelope, budget))
+        });
         Self {
+            blocks,
             slots,
             gaps: 0,
             base: 0,
@@ -219,7 +143,7 @@ impl Window {
             tag,
             floor,
             limits: options.window,
-            envelope: options.framing.envelope(budget.envelope()),
+            envelope,
             framing: options.framing,
             is_finite: options.is_finite,
             budget,
@@ -266,15 +190,45 @@ impl Window {
             if event.tier == Tier::Critical {
                 self.critical = Some(self.end());
             }
+            if self.blocks.is_some() {
+                self.add_to_block(&event);
+            }
             self.push(Entry::Event(event));
             self.end.events += 1;
             self.end.bytes += bytes;
         }
+        self.seal_block();
         newest.into_iter().for_each(|now| self.evict(now));
+    }
+
+    fn add_to_block(&mut self, event: &FeedEvent) {
+        let (index, is_last) = (self.end(), self.ends(event));
+        if let Some(blocks) = &mut self.blocks {
+            blocks.push(index, event, is_last);
+        }
+    }
+
+    fn seal_block(&mut self) {
+        if let Some(blocks) = &mut self.blocks {
+            blocks.seal();
+        }
+    }
+
+    /// Blocks of its events, if the feed compresses.
+    pub(super) fn blocks(&self) -> Option<&Blocks> {
+        self.blocks.as_deref()
+    }
+
+    /// Counts readers of a feed that compresses.
+    pub(super) fn count_readers(&mut self, count: impl FnOnce(usize) -> usize) {
+        if let Some(blocks) = &mut self.blocks {
+            blocks.readers = count(blocks.readers);
+        }
     }
 
     /// Appends a gap on one side of `position`.
     pub(super) fn push_gap(&mut self, gap: Gap, position: Position, side: GapSide, now: Instant) {
+        self.seal_block();
         self.push(Entry::Gap(Box::new(GapEntry {
             gap,
             position,
@@ -400,6 +354,9 @@ impl Window {
         }
         self.base += 1;
         self.gaps -= usize::from(matches!(slot.entry, Entry::Gap(_)));
+        if let Some(blocks) = &mut self.blocks {
+            blocks.evict(self.base);
+        }
     }
 
     /// Offset after the last entry.
@@ -566,7 +523,9 @@ impl Window {
 
     /// Bytes of the entries, without the encoded events that the feed shares.
     pub(super) fn overhead(&self) -> usize {
-        self.slots.len() * ENTRY_BYTES + self.gaps * GAP_BYTES
+        // At most one block for each entry.
+        let of_blocks = self.blocks.as_ref().map_or(0, |_| BLOCK_BYTES);
+        self.slots.len() * (ENTRY_BYTES + of_blocks) + self.gaps * GAP_BYTES
     }
 
     /// Number of entries.

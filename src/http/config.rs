@@ -10,7 +10,7 @@ use std::time::Duration;
 use hyper::header::HeaderName;
 
 use super::application::ApplicationConfig;
-use crate::encoding::Framing;
+use crate::encoding::{Coding, Framing};
 use crate::event::Tier;
 use crate::feed::{Limits, Slow};
 use crate::limit::PerClientConfig;
@@ -178,6 +178,8 @@ pub struct RouteConfig {
     pub event: Option<TextTemplate>,
     /// Framings that clients can ask for, the preferred one first. Never empty.
     pub framings: Vec<Framing>,
+    /// Compression of the response body. `None`: not compressed.
+    pub compression: Option<CompressionConfig>,
     /// Format of the payloads. `None`: as published.
     pub format: Option<PayloadFormat>,
     /// Versions of the payloads. `None`: clients receive them as published.
@@ -226,6 +228,7 @@ impl RouteConfig {
             client: None,
             event: None,
             framings: Framing::DEFAULT.to_vec(),
+            compression: None,
             format: None,
             versions: None,
             // 15 s: half of the 30 s idle timeout common in load balancers.
@@ -255,6 +258,24 @@ impl RouteConfig {
             .flat_map(|source| &source.subjects)
             .flat_map(SubjectTemplate::variables);
         subjects.chain(self.client.iter().flat_map(TextTemplate::variables))
+    }
+}
+
+/// Compression of the event streams of a route.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CompressionConfig {
+    /// Content codings that a client can ask for, the preferred one first. Never empty.
+    pub algorithms: Vec<Coding>,
+    /// Bytes per second that a feed sends to all its clients, from which on its events are compressed.
+    pub min_rate: usize,
+}
+
+impl Default for CompressionConfig {
+    fn default() -> Self {
+        Self {
+            algorithms: vec![Coding::Zstd, Coding::Gzip],
+            min_rate: 0,
+        }
     }
 }
 

@@ -6,6 +6,8 @@
 //!
 //! `request::resolve` computes what a request reads of a route: filters and client.
 
+mod form;
+
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,9 +21,9 @@ use super::request::cors;
 use super::stream_options::{NamedOptions, StreamOptions};
 use super::ticket_endpoint::TicketEndpoint;
 use crate::auth::{Provider, Tickets};
-use crate::encoding::Framing;
+use crate::encoding::{Coding, Framing};
 use crate::event::{Tier, Version};
-use crate::feed::{FeedOptions, Gap, GapReason, Source, feed_map};
+use crate::feed::{Compression, FeedOptions, Gap, GapReason, Source, feed_map};
 use crate::http::config::{Config, RouteConfig, SourceConfig, SubscribeConfig};
 use crate::payload::schema::{RouteSchemas, Schemas};
 use crate::payload::{
@@ -76,8 +78,12 @@ pub(in crate::http) struct Route {
     pub(in crate::http) cors_headers: HeaderValue,
 }
 
-/// Options by framing.
-type FramingOptions = [StreamOptions; Framing::ALL.len()];
+/// Options by framing, and by content coding if the route compresses it.
+#[derive(Clone, Debug)]
+struct FramingOptions {
+    plain: [StreamOptions; Framing::ALL.len()],
+    coded: Vec<(Framing, Coding, StreamOptions)>,
+}
 
 /// One source of a route and the subjects that a request may read of it.
 #[derive(Clone, Debug)]
@@ -90,6 +96,8 @@ pub(in crate::http) struct RouteSource {
 /// Metrics of a route with their labels resolved.
 #[derive(Clone, Debug)]
 pub(in crate::http) struct RouteMetrics {
+    /// Bytes before and after the compression, by coding.
+    compressed: [CompressionMetrics; Coding::ALL.len()],
     /// By framing.
     sent: [SentMetrics; Framing::ALL.len()],
     pub(in crate::http) delivery: Histogram,
@@ -116,6 +124,13 @@ pub(in crate::http) struct RouteMetrics {
 pub(in crate::http) struct SentMetrics {
     pub(in crate::http) events: GenericCounter<AtomicU64>,
     pub(in crate::http) bytes: GenericCounter<AtomicU64>,
+}
+
+/// Counters of the event streams with one content coding.
+#[derive(Clone, Debug)]
+struct CompressionMetrics {
+    plain: GenericCounter<AtomicU64>,
+    sent: GenericCounter<AtomicU64>,
 }
 
 /// Function that returns the source of a route's configuration.
@@ -281,9 +296,10 @@ impl Route {
         let options = |version: Option<VersionConverter>| {
             let converter = Converter::new(version, cloud_events.clone(), schemas.clone());
             let converter = converter.map(Arc::new);
-            Framing::ALL.map(|framing| {
+            let form = |framing: Framing, compression: Option<Compression>| {
                 StreamOptions::new(FeedOptions {
                     framing: framing.of_events(),
+                    compression,
                     event: config.event.clone(),
                     converter: converter.clone(),
                     priority: config.priority.clone(),
@@ -295,7 +311,24 @@ impl Route {
                         _ => Duration::ZERO,
                     },
                 })
-            })
+            };
+            let coded = config.compression.iter().flat_map(|compression| {
+                let forms = compression
+                    .algorithms
+                    .iter()
+                    .flat_map(|coding| Framing::COMPRESSED.map(|framing| (framing, *coding)));
+                forms.map(|(framing, coding)| {
+                    let compression = Compression {
+                        coding,
+                        min_rate: compression.min_rate,
+                    };
+                    (framing, coding, form(framing, Some(compression)))
+                })
+            });
+            FramingOptions {
+                coded: coded.collect(),
+                plain: Framing::ALL.map(|framing| form(framing, None)),
+            }
         };
         let version_options = config.versions.iter().flat_map(|versions| {
             versions.supported.iter().map(|version| {
@@ -351,17 +384,16 @@ impl Route {
     pub(in crate::http) fn options(
         &self,
         framing: Framing,
+        coding: Option<Coding>,
         version: Option<Version>,
     ) -> &StreamOptions {
         let known = self.version_options.iter();
         let in_version = known.filter(|(known, _)| Some(*known) == version);
         let options = in_version.map(|(_, options)| options).next();
-        &options.unwrap_or(&self.options)[framing as usize]
-    }
-
-    /// Returns whether its responses depend on the field `Accept`.
-    pub(in crate::http) fn varies_by_accept(&self) -> bool {
-        self.config.framings.len() > 1 || self.config.versions.is_some()
+        let options = options.unwrap_or(&self.options);
+        let mut coded = options.coded.iter();
+        let coded = coded.find(|known| (known.0, Some(known.1)) == (framing, coding));
+        coded.map_or(&options.plain[framing as usize], |(.., options)| options)
     }
 
     /// Returns a hash of each feed that an event stream with these filters reads. `filters` has one
@@ -424,6 +456,14 @@ impl RouteMetrics {
             closed.with_label_values(&[route, reason.label()]);
         }
         Self {
+            compressed: Coding::ALL.map(|coding| {
+                let bytes = &metrics.compression_bytes_total;
+                let counter = |form| bytes.with_label_values(&[route, coding.as_str(), form]);
+                CompressionMetrics {
+                    plain: counter("plain"),
+                    sent: counter("sent"),
+                }
+            }),
             sent: Framing::ALL.map(|framing| {
                 let labels = [route, framing.as_str()];
                 SentMetrics {
@@ -484,6 +524,13 @@ impl RouteMetrics {
 
     pub(in crate::http) fn sent(&self, framing: Framing) -> &SentMetrics {
         &self.sent[framing as usize]
+    }
+
+    /// Counts bytes before and after the compression.
+    pub(in crate::http) fn compressed(&self, coding: Coding, plain: usize, sent: usize) {
+        let bytes = &self.compressed[coding as usize];
+        bytes.plain.inc_by(plain as u64);
+        bytes.sent.inc_by(sent as u64);
     }
 
     pub(in crate::http) fn opened(

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
 
+use crate::encoding::Coding;
 use crate::event::Version;
 use crate::feed::{FeedOptions, Source};
 use crate::subject::FilterSet;
@@ -38,6 +39,11 @@ impl StreamOptions {
             .converter
             .as_ref()
             .and_then(|converter| converter.target())
+    }
+
+    /// Returns the compression of the event stream.
+    pub(in crate::http) fn coding(&self) -> Option<Coding> {
+        Some(self.options.compression?.coding)
     }
 
     /// Returns a hash of the feed of a source with these filters.

@@ -78,7 +78,11 @@ impl Routes {
             .find(|route| &*route.label == path)
             .ok_or(TapError::UnknownRoute)?;
         let version = route.config.versions.as_ref();
-        let of_clients = route.options(Framing::Ndjson, version.map(|versions| versions.current));
+        let of_clients = route.options(
+            Framing::Ndjson,
+            None,
+            version.map(|versions| versions.current),
+        );
         let options = Arc::new(FeedOptions {
             window: WINDOW,
             // The end of one client's events is not that of the tap.

@@ -60,6 +60,8 @@ pub struct Metrics {
     pub events_delivered_total: IntCounterVec,
     /// `sidestream_bytes_sent_total{route,framing}`
     pub bytes_sent_total: IntCounterVec,
+    /// `sidestream_compression_bytes_total{route,coding,form}`
+    pub compression_bytes_total: IntCounterVec,
     /// `sidestream_delivery_seconds{route}`
     pub delivery_seconds: HistogramVec,
     /// `sidestream_lag_events{route}`
@@ -246,6 +248,7 @@ impl Metrics {
             events_rejected_total: r.counters("events_rejected_total", "Messages that did not become events as published, by reason: `event_name`, `tier` and `version` (invalid header, the event has the default), `oversize`, `status` (a status message of NATS), `duplicate` (the `Nats-Msg-Id` is in the window), `not_from_stream` (on the destination of a republished stream, but not sent by it), `denied` (NATS denies the subscription).", &["source", "reason"])?,
             events_delivered_total: r.counters("events_delivered_total", "Events written to clients.", &["route", "framing"])?,
             bytes_sent_total: r.counters("bytes_sent_total", "Bytes of event streams written to clients.", &["route", "framing"])?,
+            compression_bytes_total: r.counters("compression_bytes_total", "Bytes of compressed event streams: before the compression (`plain`), and as they are written to clients (`sent`).", &["route", "coding", "form"])?,
             delivery_seconds: r.histograms("delivery_seconds", "Time from the receipt of a message from NATS until the socket has accepted its event. One observation per write, for the oldest event in it.", &["route"])?,
             lag_events: r.gauges("lag_events", "Largest number of pending events of one client.", &["route"])?,
             lag_bytes: r.gauges("lag_bytes", "Largest number of pending bytes of one client.", &["route"])?,

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::Value;
 use sidestream::config::{self, Config, Problems, effective, outline, parse};
-use sidestream::encoding::Framing;
+use sidestream::encoding::{Coding, Framing};
 use sidestream::http::RouteConfig;
 
 const REFERENCE: &str = include_str!("../../sidecar.yaml");
@@ -722,4 +722,57 @@ fn framings_are_known_words_in_the_order_of_preference() {
             "{text}: {report}"
         );
     }
+}
+
+#[test]
+fn compression_has_known_algorithms_and_needs_clients_that_share_bytes() {
+    let route = |rest: &str| {
+        parsed(&format!(
+            "routes: [{{ path: /a, sources: [{{ subjects: [a] }}], {rest} }}]"
+        ))
+    };
+    let compression = |text: &str| {
+        let config = route(&format!("compression: {text}")).unwrap();
+        config.http.routes[0].compression.clone()
+    };
+    assert_eq!(compression("null"), None);
+    let default = compression("{}").unwrap();
+    assert_eq!(default.algorithms, [Coding::Zstd, Coding::Gzip]);
+    assert_eq!(default.min_rate, 0);
+    let gzip = compression("{ algorithms: [gzip], min_rate: 10KiB }").unwrap();
+    assert_eq!(gzip.algorithms, [Coding::Gzip]);
+    assert_eq!(gzip.min_rate, 10 * 1024);
+    for (rest, message, hint) in [
+        (
+            "compression: { algorithms: [] }",
+            "is empty",
+            "at least one is needed",
+        ),
+        (
+            "compression: { algorithms: [gzip, gzip] }",
+            "has `gzip` twice",
+            "write each algorithm once",
+        ),
+        (
+            "compression: { algorithms: [br] }",
+            "must be `zstd` or `gzip`",
+            "",
+        ),
+        ("compression: { level: 3 }", "level", ""),
+        ("compression: true", "must be a map", ""),
+        (
+            "compression: {}, framings: [websocket]",
+            "only the framings `sse` and `ndjson` are compressed",
+            "add one of them",
+        ),
+    ] {
+        let report = route(rest).unwrap_err().to_string();
+        assert!(
+            report.contains(message) && report.contains(hint),
+            "{rest}: {report}"
+        );
+    }
+    let two = "routes: [{ path: /a, sources: [{ subjects: [a] }, { stream: S, subjects: [b] }], compression: {} }]";
+    let report = parsed(two).unwrap_err().to_string();
+    assert!(report.contains("use one route for each source"), "{report}");
 }

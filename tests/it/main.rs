@@ -18,6 +18,7 @@ mod bucket;
 mod check;
 mod clients;
 mod cloudevents;
+mod compression;
 mod config;
 mod demo;
 mod doctor;

@@ -25,6 +25,7 @@ const NAMES: &[(&str, &str)] = &[
     ("events_rejected_total", "source, reason"),
     ("events_delivered_total", "route, framing"),
     ("bytes_sent_total", "route, framing"),
+    ("compression_bytes_total", "route, coding, form"),
     ("delivery_seconds", "route"),
     ("lag_events", "route"),
     ("lag_bytes", "route"),

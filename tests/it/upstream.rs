@@ -265,6 +265,7 @@ impl Reader {
         for item in batch.items {
             self.seen.push(match item {
                 Item::Gap { gap, .. } => Seen::Gap(gap.reason, gap.missed),
+                Item::Coded { .. } => panic!("the feed does not compress"),
                 Item::Copied { .. } => panic!("not asked for"),
                 Item::Event {
                     encoding, position, ..

@@ -82,8 +82,12 @@ impl DirectSink for RandomSink {
             _ => SendOutcome::Sent,
         };
         if outcome != SendOutcome::Rejected {
-            let text = std::str::from_utf8(run.bytes.content()).unwrap();
-            let events = items::split(text).into_iter().map(str::to_owned);
+            let content = run.bytes.content();
+            let text = match run.size {
+                Some(size) => items::decode_sent(content, size),
+                None => String::from_utf8(content.to_vec()).unwrap(),
+            };
+            let events = items::split(&text).into_iter().map(str::to_owned);
             let events: Vec<String> = events.collect();
             assert_eq!(events.len() as u64, run.events);
             self.sent.lock().unwrap().extend(events);

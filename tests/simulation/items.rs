@@ -1,5 +1,11 @@
 //! Items of a read as single events, shared or copied.
 
+use std::io::Read as _;
+
+use bytes::BytesMut;
+use flate2::read::GzDecoder;
+use sidestream::encoding::Coding;
+use sidestream::encoding::coding::{Block, BlockSize, Checksum};
 use sidestream::event::{EventId, Position, SourceTag, Tier};
 use sidestream::feed::{Batch, Gap, Item};
 
@@ -23,6 +29,32 @@ pub(crate) fn batch() -> Batch {
         batch.copy_small = true;
     }
     batch
+}
+
+/// Decodes a block.
+fn decode(block: &Block) -> String {
+    decode_sent(block.bytes().content(), block.size())
+}
+
+/// Decodes blocks as an event stream of their own.
+pub(crate) fn decode_sent(sent: &[u8], size: BlockSize) -> String {
+    let stream = |coding: Coding| {
+        let mut stream = BytesMut::from(coding.head());
+        stream.extend_from_slice(sent);
+        coding.put_tail(&mut stream, Checksum::default().after_block(size.checksum));
+        stream
+    };
+    let mut text = String::new();
+    if GzDecoder::new(&stream(Coding::Gzip)[..])
+        .read_to_string(&mut text)
+        .is_ok()
+    {
+        return text;
+    }
+    let mut plain = vec![0; size.plain];
+    let length = zstd_safe::decompress(&mut plain[..], &stream(Coding::Zstd)).unwrap();
+    assert_eq!(length, plain.len());
+    String::from_utf8(plain).unwrap()
 }
 
 /// Splits encoded events, in either framing.
@@ -59,9 +91,15 @@ pub(crate) fn unfold(batch: &Batch) -> Vec<Seen> {
                     tier: Some(*tier),
                 });
             }
-            Item::Copied { run, copied } => {
-                assert!(batch.copy_small, "events are copied only if requested");
-                let text = String::from_utf8(run.content().to_vec()).unwrap();
+            Item::Copied { .. } | Item::Coded { .. } => {
+                let (text, copied) = match item {
+                    Item::Coded { events, copied, .. } => (decode(events.coded()), copied),
+                    Item::Copied { run, copied } => {
+                        assert!(batch.copy_small, "events are copied only if requested");
+                        (String::from_utf8(run.content().to_vec()).unwrap(), copied)
+                    }
+                    _ => unreachable!("matched above"),
+                };
                 let events = split(&text);
                 assert_eq!(events.len() as u64, copied.events);
                 for event in events {

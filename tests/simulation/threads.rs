@@ -91,7 +91,7 @@ fn read(
                     assert!(position.seq > last, "{} after {last}", position.seq);
                     (seen, last) = (seen + 1, position.seq);
                 }
-                Item::Copied { copied, .. } => {
+                Item::Copied { copied, .. } | Item::Coded { copied, .. } => {
                     assert!(
                         copied.position.seq > last,
                         "{} after {last}",

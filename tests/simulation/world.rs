@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fastrand::Rng;
-use sidestream::encoding::Framing;
+use sidestream::encoding::{Coding, Framing};
 use sidestream::event::{Position, Tier};
 use sidestream::feed::budget::{FEED_BYTES, FILTER_BYTES};
 use sidestream::feed::{
-    Budget, FeedOptions, Gap, Limits, OpenError, Outcome, Slow, SlowPolicy, Source as _, Start,
+    Budget, Compression, FeedOptions, Gap, Limits, OpenError, Outcome, Slow, SlowPolicy,
+    Source as _, Start,
 };
 use sidestream::subject::{Filter, FilterSet, TextTemplate};
 use sidestream::telemetry::Metrics;
@@ -80,13 +81,17 @@ pub(crate) fn all_options(rng: &mut Rng) -> Vec<Arc<FeedOptions>> {
     ]
 }
 
-/// Returns the options in the framings of a seed: without a random number, so that the schedule of a
+/// Returns the options in the framings and content codings of a seed: without a random number, so that the schedule of a
 /// seed does not depend on it.
 pub(crate) fn in_framings(options: Vec<Arc<FeedOptions>>, seed: u64) -> Vec<Arc<FeedOptions>> {
     let with_framing = |(nth, options): (u64, Arc<FeedOptions>)| {
         let framing = Framing::ALL[((seed >> nth) % 2) as usize];
+        let coding = [None, None, Some(Coding::Gzip), Some(Coding::Zstd)];
+        let coding = coding[((seed >> (4 + 2 * nth)) % 4) as usize];
+        let min_rate = ((seed >> 10) % 2) as usize * 500;
         Arc::new(FeedOptions {
             framing,
+            compression: coding.map(|coding| Compression { coding, min_rate }),
             ..(*options).clone()
         })
     };

@@ -8,6 +8,7 @@ use super::endpoint::Endpoint;
 use super::meter::Meter;
 use super::visit::Visit;
 use crate::wire::body::{BodyReader, Framing};
+use crate::wire::coding::Coding;
 
 /// Settings that all clients of a fleet share.
 pub(crate) struct Crowd {
@@ -15,6 +16,8 @@ pub(crate) struct Crowd {
     pub(crate) endpoint: Endpoint,
     /// Framing of their event streams.
     pub(crate) framing: Framing,
+    /// Content coding of their event streams.
+    pub(crate) compression: Option<Coding>,
     /// Client `k` reads the subject numbered `k % groups`.
     pub(crate) groups: usize,
     /// Maximum number of clients between connect and first byte.
@@ -28,7 +31,7 @@ pub(crate) struct Crowd {
 impl Crowd {
     /// Returns the reader for the body of a client.
     pub(super) fn reader(&self, client: usize) -> BodyReader {
-        BodyReader::new(self.framing, self.visit.received(client))
+        BodyReader::new(self.framing, self.compression, self.visit.received(client))
     }
 
     /// Counts a TLS handshake that resumed a session.

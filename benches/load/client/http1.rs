@@ -105,6 +105,9 @@ impl Client {
         if let Some(id) = last_id.filter(|_| message.is_empty()) {
             request.push_str(&format!("last-event-id: {id}\r\n"));
         }
+        if let Some(coding) = crowd.compression {
+            request.push_str(&format!("accept-encoding: {}\r\n", coding.as_str()));
+        }
         request.push_str("\r\n");
         [request.into_bytes(), message].concat()
     }

@@ -126,6 +126,9 @@ fn request(crowd: &Crowd, client: usize) -> Fallible<(Request<()>, Bytes)> {
     if let Some(token) = crowd.endpoint.token(client) {
         request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
     }
+    if let Some(coding) = crowd.compression {
+        request = request.header(header::ACCEPT_ENCODING, coding.as_str());
+    }
     if let Some(id) = last_id.filter(|_| message.is_empty()) {
         request = request.header("last-event-id", id);
     }

@@ -8,6 +8,7 @@ use clap::ValueEnum;
 use super::certificate::Certificate;
 use super::tokens::Tokens;
 use crate::wire::body::Framing;
+use crate::wire::coding::Coding;
 
 /// Settings for starting a server.
 pub(crate) struct Recipe {
@@ -21,6 +22,8 @@ pub(crate) struct Recipe {
     pub(crate) log: String,
     /// Framing of the event streams.
     pub(crate) framing: Framing,
+    /// Content coding of the event streams.
+    pub(crate) compression: Option<Coding>,
     /// Events that will be replayed.
     pub(crate) replay: Option<Replay>,
     /// Tokens of the clients; the sidecar verifies them.

@@ -74,11 +74,16 @@ pub(crate) fn configuration(
         tokens.configure(folder, &mut text)?;
         authenticate = "\n    authenticate: [load]";
     }
-    let framings = match recipe.framing {
+    let mut framings = match recipe.framing {
         Framing::Sse | Framing::Ndjson => "",
         Framing::WebSocket => "\n    framings: [sse, websocket]",
         Framing::Grpc => "\n    framings: [sse, grpc_web]",
-    };
+    }
+    .to_owned();
+    if let Some(coding) = recipe.compression {
+        let name = coding.as_str();
+        write!(framings, "\n    compression: {{ algorithms: [{name}] }}")?;
+    }
     write!(
         text,
         "admin:

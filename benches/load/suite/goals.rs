@@ -176,7 +176,7 @@ const IDLE: &str = "/memory/idle_per_client_bytes";
 const CONNECT: &str = "/connect/cpu_us_per_client";
 
 /// Goals that were set before the first line was written.
-const GOALS: [Goal; 25] = [
+const GOALS: [Goal; 33] = [
     goal(
         "idle HTTP/1.1 client: bytes",
         "idle",
@@ -232,6 +232,62 @@ const GOALS: [Goal; 25] = [
         CPU,
         2,
         Bound::Times(Target::Bare, 1.15),
+    ),
+    goal(
+        "JSON of 512 bytes with zstd: CPU µs per delivery",
+        "json-zstd",
+        CPU,
+        2,
+        Bound::TimesOwn("json", 1.15),
+    ),
+    goal(
+        "JSON of 512 bytes with zstd: bytes per delivery",
+        "json-zstd",
+        "/delivery/bytes_per_event",
+        0,
+        Bound::TimesOwn("json", 0.7),
+    ),
+    goal(
+        "JSON of 512 bytes with gzip: CPU µs per delivery",
+        "json-gzip",
+        CPU,
+        2,
+        Bound::TimesOwn("json", 1.15),
+    ),
+    goal(
+        "JSON of 512 bytes with gzip: bytes per delivery",
+        "json-gzip",
+        "/delivery/bytes_per_event",
+        0,
+        Bound::TimesOwn("json", 0.7),
+    ),
+    goal(
+        "bursts of 16 with zstd: CPU µs per delivery",
+        "burst-zstd",
+        CPU,
+        2,
+        Bound::TimesOwn("burst", 1.15),
+    ),
+    goal(
+        "bursts of 16 with zstd: bytes per delivery",
+        "burst-zstd",
+        "/delivery/bytes_per_event",
+        0,
+        Bound::TimesOwn("burst", 0.25),
+    ),
+    goal(
+        "bursts of 16 with gzip: CPU µs per delivery",
+        "burst-gzip",
+        CPU,
+        2,
+        Bound::TimesOwn("burst", 1.15),
+    ),
+    goal(
+        "bursts of 16 with gzip: bytes per delivery",
+        "burst-gzip",
+        "/delivery/bytes_per_event",
+        0,
+        Bound::TimesOwn("burst", 0.25),
     ),
     goal(
         "saturate: deliveries/s",

@@ -1,5 +1,6 @@
 //! Body of an event stream in any framing.
 
+use super::coding::{Coding, Decoder};
 use super::events::{EventReader, Seen};
 use super::messages::{Cut, MessageReader};
 use super::received::Received;
@@ -19,9 +20,15 @@ pub(crate) enum Framing {
     Grpc,
 }
 
+/// Reader of a body, which may be compressed.
+pub(crate) struct BodyReader {
+    decoder: Option<Decoder>,
+    parser: Parser,
+}
+
 /// Parser of a body.
 #[derive(Debug)]
-pub(crate) enum BodyReader {
+enum Parser {
     /// Server-Sent Events.
     Events(EventReader),
     /// All other framings.
@@ -30,21 +37,20 @@ pub(crate) enum BodyReader {
 
 impl BodyReader {
     /// Returns a reader for the beginning of a body.
-    pub(crate) fn new(framing: Framing, received: Received) -> Self {
-        let cut = match framing {
-            Framing::Sse => return Self::Events(EventReader::new(received)),
-            Framing::Ndjson => Cut::Lines,
-            Framing::WebSocket => Cut::Frames,
-            Framing::Grpc => Cut::Prefixed,
-        };
-        Self::Messages(MessageReader::new(cut, received))
+    pub(crate) fn new(framing: Framing, coding: Option<Coding>, received: Received) -> Self {
+        Self {
+            decoder: coding.map(Decoder::new),
+            parser: Parser::new(framing, received),
+        }
     }
 
     /// Parses a piece of the body, cut anywhere, and reports everything that it completes.
+    ///
+    /// Bytes that cannot be decoded are missing events.
     pub(crate) fn push(&mut self, body: &[u8], seen: &mut impl FnMut(Seen)) {
-        match self {
-            Self::Events(reader) => reader.push(body, seen),
-            Self::Messages(reader) => reader.push(body, seen),
+        match &mut self.decoder {
+            Some(decoder) => self.parser.push(decoder.push(body), seen),
+            None => self.parser.push(body, seen),
         }
     }
 
@@ -59,17 +65,36 @@ impl BodyReader {
     }
 
     fn received(&self) -> &Received {
-        match self {
-            Self::Events(reader) => reader.received(),
-            Self::Messages(reader) => reader.received(),
+        match &self.parser {
+            Parser::Events(reader) => reader.received(),
+            Parser::Messages(reader) => reader.received(),
         }
     }
 
     /// Returns the number of pings since the last call. The client has to answer them.
     pub(crate) fn take_pings(&mut self) -> usize {
+        match &mut self.parser {
+            Parser::Events(_) => 0,
+            Parser::Messages(reader) => reader.take_pings(),
+        }
+    }
+}
+
+impl Parser {
+    fn new(framing: Framing, received: Received) -> Self {
+        let cut = match framing {
+            Framing::Sse => return Self::Events(EventReader::new(received)),
+            Framing::Ndjson => Cut::Lines,
+            Framing::WebSocket => Cut::Frames,
+            Framing::Grpc => Cut::Prefixed,
+        };
+        Self::Messages(MessageReader::new(cut, received))
+    }
+
+    fn push(&mut self, body: &[u8], seen: &mut impl FnMut(Seen)) {
         match self {
-            Self::Events(_) => 0,
-            Self::Messages(reader) => reader.take_pings(),
+            Self::Events(reader) => reader.push(body, seen),
+            Self::Messages(reader) => reader.push(body, seen),
         }
     }
 }

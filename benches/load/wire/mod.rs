@@ -4,6 +4,7 @@
 //! `tests/load_tool.rs` includes this folder and tests that no loss or duplicate stays undetected.
 
 pub(crate) mod body;
+pub(crate) mod coding;
 pub(crate) mod events;
 pub(crate) mod http1;
 pub(crate) mod messages;

@@ -16,11 +16,11 @@ use crate::config::location::Location;
 use crate::config::reader::ValueReader;
 use crate::config::reader::map::MapReader;
 use crate::config::spelling::nearest;
-use crate::encoding::Framing;
+use crate::encoding::{Coding, Framing};
 use crate::feed;
 use crate::http::config::{
-    CloseStyle, Delivery, Expired, PathTemplate, RouteBegin, RouteConfig, SubscribeConfig,
-    TICKET_QUERY, Unauthenticated,
+    CloseStyle, CompressionConfig, Delivery, Expired, PathTemplate, RouteBegin, RouteConfig,
+    SubscribeConfig, TICKET_QUERY, Unauthenticated,
 };
 use crate::payload::PayloadFormat;
 use crate::subject::BucketName;
@@ -221,6 +221,7 @@ fn route(value: &ValueReader<'_>, rules: RouteRules<'_>) -> Option<LocatedRoute>
             ..options
         };
         check_begin(keys, &config);
+        check_compression(keys, &config);
         Some(LocatedRoute {
             at: keys.location("path"),
             sources: locations,
@@ -292,6 +293,7 @@ fn default(path: PathTemplate, sources: Option<&[LocatedSource]>) -> RouteConfig
 fn options(keys: &mut MapReader<'_>, default: RouteConfig) -> RouteConfig {
     RouteConfig {
         framings: keys.get_or("framings", default.framings, framings),
+        compression: keys.nullable("compression", default.compression, compression),
         format: keys.nullable("format", default.format, |value| value.one_of(&FORMATS)),
         versions: keys.nullable("versions", default.versions.clone(), versions),
         heartbeat: keys.get_or(
@@ -337,6 +339,10 @@ const FORMATS: [(&str, PayloadFormat); 1] = [(
     PayloadFormat::CloudEvents.as_str(),
     PayloadFormat::CloudEvents,
 )];
+const CODINGS: [(&str, Coding); 2] = [
+    (Coding::Zstd.as_str(), Coding::Zstd),
+    (Coding::Gzip.as_str(), Coding::Gzip),
+];
 const UNAUTHENTICATED: [(&str, Unauthenticated); 3] = [
     ("auto", Unauthenticated::Auto),
     ("status", Unauthenticated::Status),
@@ -453,6 +459,54 @@ fn framings(value: &ValueReader<'_>) -> Option<Vec<Framing>> {
         return None;
     }
     Some(framings)
+}
+
+fn compression(value: &ValueReader<'_>) -> Option<CompressionConfig> {
+    value.map(|keys| {
+        let default = CompressionConfig::default();
+        Some(CompressionConfig {
+            algorithms: keys.get_or("algorithms", default.algorithms, codings),
+            min_rate: keys.get_or("min_rate", default.min_rate, ValueReader::size),
+        })
+    })
+}
+
+fn codings(value: &ValueReader<'_>) -> Option<Vec<Coding>> {
+    let codings = value.some_of(CODINGS.len(), |value| value.one_of(&CODINGS))?;
+    let repeated = codings
+        .iter()
+        .enumerate()
+        .find(|(nth, coding)| codings[..*nth].contains(coding));
+    if let Some((_, coding)) = repeated {
+        value.error(
+            format!("{} has `{}` twice", value.name(), coding.as_str()),
+            Some("write each algorithm once, the preferred one first"),
+        );
+        return None;
+    }
+    Some(codings)
+}
+
+/// Checks that some event streams of the route can be compressed.
+fn check_compression(keys: &mut MapReader<'_>, route: &RouteConfig) {
+    if route.compression.is_none() {
+        return;
+    }
+    if route.sources.len() > 1 && !route.path.as_str().is_empty() {
+        keys.error(
+            "compression",
+            "the clients of several sources share no bytes that could be compressed once",
+            Some("use one route for each source"),
+        );
+    }
+    let is_compressed = |framing: &Framing| Framing::COMPRESSED.contains(framing);
+    if !route.framings.iter().any(is_compressed) {
+        keys.error(
+            "compression",
+            "only the framings `sse` and `ndjson` are compressed",
+            Some("add one of them to `framings`, or remove `compression`"),
+        );
+    }
 }
 
 fn query_name(value: &ValueReader<'_>) -> Option<Box<str>> {

@@ -5,6 +5,8 @@ use std::task::{Context, Poll};
 
 use super::{Cursor, Read};
 use crate::event::Position;
+use crate::feed::batch::Copied;
+use crate::feed::blocks::CodedEvents;
 use crate::feed::encoded::EncodedEvent;
 use crate::feed::read_policy::ReadPolicy;
 use crate::feed::replay::member::ReplayProgress;
@@ -137,7 +139,22 @@ fn item(options: &FeedOptions, stored: &Arc<EncodedEvent>) -> Item {
     }
 }
 
-fn shown(options: &FeedOptions, encoded: &EncodedEvent) -> Item {
+fn shown(options: &FeedOptions, encoded: &Arc<EncodedEvent>) -> Item {
+    if let Some(compression) = options.compression
+        && !options.renames(&encoded.event)
+    {
+        let (framing, coding) = (options.framing, compression.coding);
+        return Item::Coded {
+            events: CodedEvents::Event(Arc::clone(encoded), framing, coding),
+            copied: Copied {
+                events: 1,
+                position: encoded.event.position,
+                received: encoded.event.received,
+                sample: encoded.event.sample,
+            },
+            is_end: options.ends(&encoded.event),
+        };
+    }
     Item::Event {
         encoding: options.encoding(encoded),
         position: encoded.event.position,
@@ -151,7 +168,11 @@ fn shown(options: &FeedOptions, encoded: &EncodedEvent) -> Item {
 fn encoded_bytes(item: &Item) -> usize {
     match item {
         Item::Event { encoding, .. } => encoding.len(),
-        Item::Copied { .. } | Item::Gap { .. } => 0,
+        Item::Coded {
+            events: CodedEvents::Event(encoded, ..),
+            ..
+        } => encoded.stored().len(),
+        Item::Coded { .. } | Item::Copied { .. } | Item::Gap { .. } => 0,
     }
 }
 

@@ -12,7 +12,11 @@
 //! The position advances with every item, but not over events that the policy skips: a client that
 //! returns with its position receives what is available then.
 
+use std::sync::Arc;
+
 use crate::event::{Position, Tier};
+use crate::feed::batch::Copied;
+use crate::feed::blocks::{Blocks, CodedEvents, EventBlock};
 use crate::feed::options::FeedEvent;
 use crate::feed::prefetch::Ahead;
 use crate::feed::read_policy::ReadPolicy;
@@ -21,6 +25,7 @@ use crate::feed::subscribers::Subscriber;
 use crate::feed::throttle::ThrottleDecision;
 use crate::feed::window::{Entry, Epoch, GapEntry, GapSide, Offset, Window};
 use crate::feed::{Batch, Gap, GapReason, Item};
+use crate::telemetry::trace::samples;
 
 /// Loss between the record and the oldest entry of the window.
 pub(super) enum Evicted {
@@ -159,6 +164,7 @@ impl Subscriber {
             newest,
             bytes: 0,
         };
+        let blocks = window.blocks();
         while pass.bytes < pass.policy.budget {
             let index = self.offset.index;
             let Some(entry) = window.get(index) else {
@@ -170,7 +176,11 @@ impl Subscriber {
             match entry {
                 Entry::Gap(gap_entry) => self.take_gap(gap_entry, &mut pass),
                 Entry::Event(event) => {
-                    if !self.take_event(window, event, &mut pass) {
+                    let may_continue = match blocks {
+                        None => self.take_event(window, event, &mut pass),
+                        Some(blocks) => self.take_coded(window, blocks, event, &mut pass),
+                    };
+                    if !may_continue {
                         break;
                     }
                 }
@@ -181,6 +191,80 @@ impl Subscriber {
             self.offset.index <= window.end(),
             "a cursor never passes the head"
         );
+    }
+
+    /// Takes a whole block of a feed that compresses, or one event of it. False if it is the last item
+    /// of this read.
+    fn take_coded(
+        &mut self,
+        window: &Window,
+        blocks: &Blocks,
+        event: &FeedEvent,
+        pass: &mut Pass<'_, '_, '_>,
+    ) -> bool {
+        let Some(block) = blocks.of(self.offset.index) else {
+            return self.take_event(window, event, pass);
+        };
+        if self.takes_all(block, pass) {
+            return self.take_block(window, block, pass);
+        }
+        if !block.is_compressed() || event.named.is_some() {
+            return self.take_event(window, event, pass);
+        }
+        let before = pass.batch.items.len();
+        pass.batch.seal();
+        let may_continue = self.take_event(window, event, pass);
+        pass.batch.seal();
+        // The event itself, after the gap of those that were skipped.
+        if pass.batch.items.len() > before {
+            pass.batch
+                .code_last(event, window.framing(), blocks.coding());
+        }
+        may_continue
+    }
+
+    /// True if the reader is at the beginning of a block and receives every event of it.
+    fn takes_all(&self, block: &EventBlock, pass: &Pass<'_, '_, '_>) -> bool {
+        let is_known =
+            |first: Position| first.tag == self.skip_through.0 && first.seq <= self.skip_through.1;
+        block.first == self.offset.index
+            && pass.batch.copy_small
+            && pass.policy.shedder.is_none()
+            && pass.policy.throttle.is_none()
+            && !block.first_position().is_some_and(is_known)
+    }
+
+    /// Takes a whole block. False if it is the last item of this read.
+    fn take_block(
+        &mut self,
+        window: &Window,
+        block: &Arc<EventBlock>,
+        pass: &mut Pass<'_, '_, '_>,
+    ) -> bool {
+        let Some(last) = block.last() else {
+            return true;
+        };
+        let is_end = window.ends(last);
+        self.offset.index += block.len();
+        self.offset.before.events += block.len();
+        self.offset.before.bytes += block.counted_bytes;
+        self.position = last.position();
+        pass.run.end();
+        for number in &block.samples {
+            samples::deliver(*number, 1, block.received.elapsed());
+        }
+        pass.bytes += usize::try_from(block.counted_bytes).unwrap_or(usize::MAX);
+        pass.batch.push(Item::Coded {
+            events: CodedEvents::Block(Arc::clone(block)),
+            copied: Copied {
+                events: block.len(),
+                position: self.position,
+                received: block.received,
+                sample: block.samples.first().copied(),
+            },
+            is_end,
+        });
+        !is_end
     }
 
     /// Takes one event. False if it is the last one of this read: the throttle defers it, or it ends

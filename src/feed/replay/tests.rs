@@ -230,6 +230,7 @@ async fn read_to(cursor: &mut Cursor, last: u64) -> Vec<Result<u64, Gap>> {
         assert_eq!(read, Ok(Read::Some), "after {:?}", seen.last());
         seen.extend(batch.items.iter().map(|item| match item {
             Item::Event { position, .. } => Ok(position.seq),
+            Item::Coded { .. } => panic!("the feed does not compress"),
             Item::Copied { .. } => panic!("copies were not requested"),
             Item::Gap { gap, .. } => Err(*gap),
         }));

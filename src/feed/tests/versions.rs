@@ -99,6 +99,7 @@ fn payload_is_converted_once_for_all_feeds_of_a_version_and_a_failure_is_a_gap()
                     String::from_utf8(encoding.bytes().to_vec()).unwrap()
                 }
                 Item::Gap { gap, position } => format!("{gap:?} {}", position.seq),
+                Item::Coded { .. } => panic!("the feed does not compress"),
                 Item::Copied { .. } => panic!("nothing is copied"),
             })
             .collect();

@@ -13,9 +13,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use hyper::header::{
-    ACCESS_CONTROL_ALLOW_ORIGIN, HeaderMap, HeaderName, HeaderValue, SET_COOKIE, VARY,
-};
+use hyper::header::{ACCESS_CONTROL_ALLOW_ORIGIN, HeaderMap, HeaderName, SET_COOKIE, VARY};
 use hyper::{Method, Request, Response, StatusCode};
 
 use super::fields;
@@ -123,6 +121,7 @@ async fn open(asking: &Asking<'_>, subscription: Subscription) -> Result<Answer,
         principal: Principal::Anonymous,
     };
     let version = version(route, &asked.request, framing)?;
+    let coding = route.coding(framing, request.headers());
     let client = ClientId::new(client, asked.request.remote);
     check.client(&asked, &client).map_err(as_stream)?;
     let requested = RequestedStream {
@@ -131,7 +130,7 @@ async fn open(asking: &Asking<'_>, subscription: Subscription) -> Result<Answer,
         handshake: None,
         subscriptions: None,
         filters,
-        options: route.options(framing, version).clone(),
+        options: route.options(framing, coding, version).clone(),
         client,
         expiry,
         deadline: None,
@@ -242,10 +241,7 @@ fn add_kept(asking: &Asking<'_>, fields: &HeaderMap, answer: &mut HeaderMap) {
     let Some(route) = asking.subscribe.all() else {
         return;
     };
-    if route.varies_by_accept() {
-        // Caches must not serve the answer in one framing or version to a client of another.
-        answer.append(VARY, HeaderValue::from_static("accept"));
-    }
+    route.add_vary(answer);
     if !answer.contains_key(ACCESS_CONTROL_ALLOW_ORIGIN) {
         cors::answer(&route.config.cors, asking.request.headers(), answer);
     }
@@ -253,6 +249,8 @@ fn add_kept(asking: &Asking<'_>, fields: &HeaderMap, answer: &mut HeaderMap) {
 
 #[cfg(test)]
 mod tests {
+    use hyper::header::HeaderValue;
+
     use super::*;
 
     const HEADER: HeaderName = HeaderName::from_static("sidestream-subscribe");

@@ -1,4 +1,5 @@
-//! Content negotiation: chooses one of the offered media types by `Accept` (RFC 9110, 12.5.1).
+//! Content negotiation: chooses one of the offered media types by `Accept` (RFC 9110, 12.5.1), and one
+//! of the offered content codings by `Accept-Encoding` (12.5.3).
 //!
 //! For each offer the most specific matching range decides about its quality. The offer with the
 //! highest quality wins, among equal ones the offer with the most specific range, then the first.
@@ -8,7 +9,9 @@
 //! and so is every parameter other than `q`; the range itself counts.
 
 use hyper::HeaderMap;
-use hyper::header::ACCEPT;
+use hyper::header::{ACCEPT, ACCEPT_ENCODING, HeaderName};
+
+use crate::encoding::Coding;
 
 /// Match of a media range with an offer; a greater one is preferred.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -36,12 +39,7 @@ pub(in crate::http) fn negotiate<O: Copy>(
     offers: &[O],
     media_type: impl Fn(O) -> &'static str,
 ) -> Option<O> {
-    let ranges: Vec<&[u8]> = headers
-        .get_all(ACCEPT)
-        .iter()
-        .flat_map(|value| split(value.as_bytes(), b','))
-        .filter(|range| !range.is_empty())
-        .collect();
+    let ranges = elements(headers, &ACCEPT);
     if ranges.is_empty() {
         return offers.first().copied();
     }
@@ -53,6 +51,47 @@ pub(in crate::http) fn negotiate<O: Copy>(
     acceptable
         .reduce(|one, other| if other.0 > one.0 { other } else { one })
         .map(|(_, offer)| offer)
+}
+
+/// Returns the content coding that the client prefers; `None`: none, which every client accepts. Of
+/// equal weights the first offer counts; no coding is the last one, unless it has a greater weight.
+pub(in crate::http) fn negotiate_coding(headers: &HeaderMap, offers: &[Coding]) -> Option<Coding> {
+    let accepted = elements(headers, &ACCEPT_ENCODING);
+    let weight_of = |name: &str| {
+        let named = |element: &&[u8]| {
+            let mut parts = split(element, b';');
+            let coding = parts.next()?;
+            // RFC 9110, 8.4.1.3.
+            let coding = coding
+                .strip_prefix(b"x-")
+                .filter(|coding| *coding == b"gzip")
+                .unwrap_or(coding);
+            coding.eq_ignore_ascii_case(name.as_bytes()).then(|| {
+                let weight = parts.find_map(weight);
+                weight.unwrap_or(Quality::ONE)
+            })
+        };
+        accepted.iter().filter_map(named).max()
+    };
+    let any = weight_of("*");
+    let identity = weight_of("identity").unwrap_or(Quality::ZERO);
+    let weighted = offers.iter().filter_map(|offer| {
+        let weight = weight_of(offer.as_str()).or(any)?;
+        (weight > Quality::ZERO && weight >= identity).then_some((weight, *offer))
+    });
+    weighted
+        .reduce(|one, other| if other.0 > one.0 { other } else { one })
+        .map(|(_, offer)| offer)
+}
+
+/// Returns the elements of a field with a list.
+fn elements<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Vec<&'h [u8]> {
+    headers
+        .get_all(name)
+        .iter()
+        .flat_map(|value| split(value.as_bytes(), b','))
+        .filter(|element| !element.is_empty())
+        .collect()
 }
 
 /// Returns the match of the most specific range. Of equally specific ones the highest quality
@@ -248,6 +287,44 @@ mod tests {
             let chosen = choose_text(accept, &[SSE]);
             assert_eq!(chosen.is_some(), is_accepted, "{accept:?}");
         }
+    }
+
+    #[test]
+    fn content_coding_is_chosen_by_weight_then_by_the_order_of_the_route() {
+        let (gzip, zstd) = (Some(Coding::Gzip), Some(Coding::Zstd));
+        let both = [Coding::Zstd, Coding::Gzip];
+        for (accept, expected) in [
+            ("gzip, deflate, br, zstd", zstd),
+            ("gzip, deflate", gzip),
+            ("GZIP", gzip),
+            ("x-gzip", gzip),
+            ("gzip;q=0.9, zstd;q=0.8", gzip),
+            ("gzip;q=0.8, zstd;q=0.9, br", zstd),
+            ("zstd;q=0, gzip", gzip),
+            ("zstd;q=0, gzip;q=0", None),
+            ("*", zstd),
+            ("*;q=0.5, zstd;q=0.1", gzip),
+            ("*, zstd;q=0", gzip),
+            ("*;q=0", None),
+            ("br, deflate", None),
+            ("identity", None),
+            ("identity, gzip;q=0.5", None),
+            ("identity;q=0.5, gzip", gzip),
+            ("identity, gzip", gzip),
+            ("", None),
+            ("gzip;q=wrong", gzip),
+            ("gzipped", None),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.append(ACCEPT_ENCODING, HeaderValue::from_static(accept));
+            assert_eq!(negotiate_coding(&headers, &both), expected, "{accept:?}");
+        }
+        assert_eq!(negotiate_coding(&HeaderMap::new(), &both), None);
+        let mut headers = HeaderMap::new();
+        headers.append(ACCEPT_ENCODING, HeaderValue::from_static("gzip;q=0.5"));
+        headers.append(ACCEPT_ENCODING, HeaderValue::from_static("zstd"));
+        assert_eq!(negotiate_coding(&headers, &[Coding::Gzip]), gzip);
+        assert_eq!(negotiate_coding(&headers, &both), zstd);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use hyper::header::HeaderMap;
+use hyper::header::{CONTENT_ENCODING, HeaderMap, HeaderValue};
 use hyper::{Method, Response};
 use smallvec::SmallVec;
 
@@ -125,6 +125,10 @@ pub(in crate::http) async fn open_stream(
     match &handshake {
         Some(handshake) => head = handshake.head(),
         None => event_stream_head(head.headers_mut(), framing, protocol, close),
+    }
+    if let Some(coding) = options.coding() {
+        let value = HeaderValue::from_static(coding.as_str());
+        head.headers_mut().insert(CONTENT_ENCODING, value);
     }
     if let Some(version) = options.version() {
         put_version(route, version, head.headers_mut());

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use hyper::header::{CONNECTION, HeaderMap, HeaderName, HeaderValue, ORIGIN, VARY};
+use hyper::header::{CONNECTION, HeaderMap, HeaderName, HeaderValue, ORIGIN};
 use hyper::{Response, StatusCode};
 use serde_json::{Map, Value, json};
 
@@ -131,9 +131,7 @@ fn stream_head(route: &Route, protocol: Protocol, request: &HeaderMap) -> Value 
     let mut head = HeaderMap::new();
     event_stream_head(&mut head, Framing::Sse, protocol, route.config.close);
     head.remove(CONNECTION);
-    if route.varies_by_accept() {
-        head.append(VARY, HeaderValue::from_static("accept"));
-    }
+    route.add_vary(&mut head);
     cors::answer(&route.config.cors, request, &mut head);
     fields(head.iter())
 }

@@ -13,7 +13,7 @@ use super::rejection::Rejection;
 use super::rejection_code::RejectionCode;
 use super::request::AuthenticatedRequest;
 use crate::auth::Principal;
-use crate::encoding::Framing;
+use crate::encoding::{Coding, Framing};
 use crate::event::{EventName, Version};
 use crate::feed::FeedOptions;
 use crate::http::route::Route;
@@ -104,10 +104,11 @@ impl Route {
     pub(in crate::http) fn feed_options(
         &self,
         framing: Framing,
+        coding: Option<Coding>,
         version: Option<Version>,
         request: &AuthenticatedRequest<'_>,
     ) -> Result<StreamOptions, Rejection> {
-        let options = self.options(framing, version);
+        let options = self.options(framing, coding, version);
         let Some(event) = self
             .config
             .event

@@ -23,7 +23,6 @@ use std::time::Instant;
 use hyper::Method;
 use hyper::header::{
     ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ALLOW, CONNECTION, HeaderValue,
-    VARY,
 };
 
 use super::admission::admit;
@@ -176,10 +175,7 @@ async fn answer_on_route<B: Sync>(
     };
     let Some(route) = route else { return answer };
     let headers = answer.headers_mut();
-    if route.varies_by_accept() {
-        // Caches must not serve the answer in one framing or version to a client of another.
-        headers.append(VARY, HeaderValue::from_static("accept"));
-    }
+    route.add_vary(headers);
     if request.method() == Method::OPTIONS {
         cors::preflight(
             &route.config.cors,
@@ -265,7 +261,8 @@ async fn respond<B: Sync>(
         return Ok(answer_probe(context, route, caller, request.headers())?);
     }
     let filters = route.filters(&asked, routes.config.subjects_per_request_max)?;
-    let options = route.feed_options(framing, version, &asked)?;
+    let coding = route.coding(framing, request.headers());
+    let options = route.feed_options(framing, coding, version, &asked)?;
     let subscriptions = match framing {
         Framing::WebSocket => {
             route.subscriptions(&asked, &options, routes.config.subjects_per_request_max)?

@@ -6,7 +6,9 @@
 //! different origins and therefore uses ticks of the process ([`ticks_at`], [`instant_of`]).
 
 use std::sync::LazyLock;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
+
+use crate::presence::queue::unix_millis;
 
 /// Time of an event stream, or a duration: at most 497 days. Configured durations are at most a
 /// year.
@@ -22,6 +24,10 @@ const TICK: Duration = Duration::from_millis(10);
 
 /// Tick 0 of the process.
 static EPOCH: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+/// The same in milliseconds of Unix time.
+static UNIX_EPOCH: LazyLock<u64> =
+    LazyLock::new(|| unix_millis(SystemTime::now() - EPOCH.elapsed()));
 
 /// Returns the beginning of tick 0. A simulation begins at a multiple of ticks from it: otherwise
 /// times would be rounded differently in each run.
@@ -99,6 +105,11 @@ impl StreamClock {
     /// Converts to an [`Instant`].
     pub(in crate::http) fn instant(self, time: CompactInstant) -> Instant {
         instant_of(self.ticks_at(time))
+    }
+
+    /// Returns the time at which the event stream opened, in milliseconds of Unix time.
+    pub(in crate::http) fn opened(self) -> u64 {
+        *UNIX_EPOCH + self.0 * TICK.as_millis() as u64
     }
 
     /// Returns the duration since the event stream opened.

@@ -13,7 +13,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use super::compact_time::{self, CompactInstant, StreamClock};
 use super::state::StreamState;
 use super::write_batch::{Unsent, WriteStats, Written};
-use crate::encoding::Framing;
+use crate::encoding::coding::BlockSize;
+use crate::encoding::{Coding, Framing};
 use crate::feed::EncodedRun;
 use crate::http::route::Route;
 use crate::limit::LoadLevel;
@@ -27,6 +28,7 @@ pub(in crate::http) struct DirectPath {
     /// Copies from `state`, next to the other fields that every write reads.
     clock: StreamClock,
     framing: Framing,
+    coding: Option<Coding>,
     pub(in crate::http) state: Arc<StreamState>,
     route: Arc<Route>,
     load_level: SharedLevel,
@@ -46,6 +48,7 @@ impl DirectPath {
             last_write: AtomicU32::new(0),
             clock: state.clock,
             framing: state.framing,
+            coding: state.coding,
             route: state.route.clone(),
             state,
             load_level,
@@ -69,6 +72,9 @@ impl DirectPath {
 
     /// Records that a run was written just now; returns its statistics.
     pub(in crate::http) fn record(&self, run: &EncodedRun) -> WriteStats {
+        if let (Some(coding), Some(size)) = (self.coding, run.size) {
+            self.record_block(coding, size);
+        }
         let now = compact_time::now();
         self.last_write.store(
             self.clock.at(now).ticks().saturating_add(1),
@@ -80,6 +86,15 @@ impl DirectPath {
             batched_at: Some(now),
             sample: run.samples.first().copied(),
         }
+    }
+
+    /// Records compressed events: the checksum of the event stream, and the bytes.
+    fn record_block(&self, coding: Coding, size: BlockSize) {
+        if coding == Coding::Gzip {
+            let checksum = self.state.checksum();
+            self.state.set_checksum(checksum.after_block(size.checksum));
+        }
+        self.route.metrics.compressed(coding, size.plain, size.sent);
     }
 
     /// Counts bytes and events that reached the client's connection.

@@ -37,7 +37,7 @@ mod tests;
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context as TaskContext, Poll};
+use std::task::{Context as TaskContext, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
 use smallvec::SmallVec;
@@ -190,6 +190,22 @@ impl EventStream {
         task: &mut TaskContext<'_>,
         out: &mut WriteBatch,
     ) -> Poll<Step> {
+        let Some(coding) = self.state.coding else {
+            return self.poll_plain(task, out);
+        };
+        let is_first = self.stage == Stage::Opening;
+        let step = ready!(self.poll_plain(task, out));
+        // An end that looks like a broken connection has no regular end of the coding.
+        let is_last = matches!(step, Step::Close(_)) && !self.is_aborted();
+        let turn = out.code(coding, is_first, is_last, self.state.checksum());
+        self.state.set_checksum(turn.checksum);
+        let metrics = &self.state.route.metrics;
+        metrics.compressed(coding, turn.plain, turn.sent);
+        Poll::Ready(step)
+    }
+
+    /// Returns the next bytes before the content coding, or waits for them.
+    fn poll_plain(&mut self, task: &mut TaskContext<'_>, out: &mut WriteBatch) -> Poll<Step> {
         if self.stage == Stage::Opening {
             self.write_opening(out);
         }
@@ -530,6 +546,16 @@ impl EventStream {
                     out.count(copied.events, copied.received);
                     out.note_sample(copied.sample);
                     out.push_events(run, true);
+                }
+                Item::Coded {
+                    events,
+                    copied,
+                    is_end: is_last,
+                } => {
+                    is_end |= is_last;
+                    out.count(copied.events, copied.received);
+                    out.note_sample(copied.sample);
+                    out.push_block(events.coded());
                 }
                 Item::Gap { gap, .. } if self.needs_state(gap) => {
                     // What follows the gap is part of the state.

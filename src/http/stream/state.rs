@@ -19,19 +19,19 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
 
 use super::compact_time::{self, CompactInstant, StreamClock};
 use super::probes::Probes;
 use super::write_batch::Written;
-use crate::encoding::Framing;
+use crate::encoding::coding::Checksum;
+use crate::encoding::{Coding, Framing};
 use crate::event::EventId;
 use crate::feed::CursorProbe;
 use crate::http::route::Route;
 use crate::net::AddressText;
-use crate::presence::queue::unix_millis;
 use crate::presence::{
     CloseReason, Lag, Protocol, Sent, State, StreamHandle, StreamInfo, StreamTable,
 };
@@ -41,7 +41,8 @@ use crate::telemetry::Metrics;
 #[derive(Clone, Copy, Debug)]
 pub(in crate::http) struct Peer {
     ip: IpAddr,
-    port: u16,
+    /// In two bytes without an alignment, so that the state of an event stream has no gap.
+    port: [u8; 2],
     pub(in crate::http) protocol: Protocol,
     pub(in crate::http) tls: bool,
 }
@@ -50,14 +51,14 @@ impl Peer {
     pub(in crate::http) fn new(remote: SocketAddr, protocol: Protocol, tls: bool) -> Self {
         Self {
             ip: remote.ip(),
-            port: remote.port(),
+            port: remote.port().to_ne_bytes(),
             protocol,
             tls,
         }
     }
 
     pub(in crate::http) fn remote(&self) -> SocketAddr {
-        SocketAddr::new(self.ip, self.port)
+        SocketAddr::new(self.ip, u16::from_ne_bytes(self.port))
     }
 
     /// Returns the address for a log line.
@@ -85,10 +86,10 @@ pub(in crate::http) struct StreamState {
     pub(in crate::http) can_come_back: bool,
     pub(in crate::http) peer: Peer,
     pub(in crate::http) framing: Framing,
+    /// Compression of the event stream.
+    pub(in crate::http) coding: Option<Coding>,
     /// Locked for a few lines, and never while an event is delivered.
     probes: Mutex<Probes>,
-    /// Milliseconds of Unix time.
-    opened: u64,
     pub(in crate::http) clock: StreamClock,
 }
 
@@ -99,6 +100,8 @@ struct HotState {
     /// Written only by the task's thread.
     events: AtomicU64,
     bytes: AtomicU64,
+    /// Checksum of what the client of a gzip stream has received.
+    checksum: AtomicU64,
     /// Tick of the event stream at which the socket stopped accepting bytes, plus one; 0 while it
     /// accepts them.
     blocked_since: AtomicU32,
@@ -139,6 +142,7 @@ impl StreamState {
         client: Client,
         peer: Peer,
         framing: Framing,
+        coding: Option<Coding>,
         probes: Probes,
         is_resuming: bool,
     ) -> Self {
@@ -146,6 +150,7 @@ impl StreamState {
             task: AtomicWaker::new(),
             events: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
+            checksum: AtomicU64::new(0),
             blocked_since: AtomicU32::new(0),
             gaps: AtomicU32::new(0),
             in_flight: AtomicU32::new(0),
@@ -161,8 +166,8 @@ impl StreamState {
             can_come_back: client.can_come_back,
             peer,
             framing,
+            coding,
             probes: Mutex::new(probes),
-            opened: unix_millis(SystemTime::now()),
             clock: StreamClock::now(),
         }
     }
@@ -265,6 +270,16 @@ impl StreamState {
                 metrics.record_exemplar(seconds, sample);
             }
         }
+    }
+
+    /// Returns the checksum of what was sent until now. Only for the task's thread, as the next one.
+    pub(in crate::http) fn checksum(&self) -> Checksum {
+        Checksum::from_bits(self.hot.checksum.load(Ordering::Relaxed))
+    }
+
+    pub(in crate::http) fn set_checksum(&self, checksum: Checksum) {
+        let bits = checksum.to_bits();
+        self.hot.checksum.store(bits, Ordering::Relaxed);
     }
 
     /// Returns the totals until now.
@@ -450,7 +465,7 @@ impl StreamHandle for StreamState {
             tls: self.peer.tls,
             remote: self.peer.remote(),
             state,
-            opened: self.opened,
+            opened: self.clock.opened(),
             last_event_id: self.last_event_id(),
             lag: self.lag(),
             sent: self.totals(),

@@ -8,6 +8,9 @@
 //! A [`Segment`] is an encoded event with the envelope of a transport around it, shared with all
 //! other clients, or a run of small events that was copied for this turn. Copied segments
 //! are borrowed: their memory is reused by the next turn, so whatever outlives the turn is copied.
+//!
+//! With a content coding, events of a feed that compresses are blocks already; [`WriteBatch::code`]
+//! makes stored blocks of the rest.
 
 use std::cell::RefCell;
 use std::num::NonZeroU32;
@@ -16,7 +19,8 @@ use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 
-use crate::encoding::Enveloped;
+use crate::encoding::coding::{Block, BlockSize, Checksum};
+use crate::encoding::{Coding, Enveloped};
 use crate::feed::Batch;
 
 /// Bytes of one turn: whole events and control events.
@@ -29,6 +33,8 @@ pub(in crate::http) struct WriteBatch {
     pub(in crate::http) stats: WriteStats,
     /// Filled by the cursors; empty between turns.
     pub(in crate::http) batch: Batch,
+    /// Segments that are blocks of a content coding, by index.
+    blocks: Vec<(usize, BlockSize)>,
     /// Buffer for short bytes of one client, such as ids of several sources.
     scratch: BytesMut,
 }
@@ -53,6 +59,15 @@ pub(in crate::http) struct WriteStats {
     pub(in crate::http) batched_at: Option<Instant>,
     /// Number of a sample among the events: the exemplar of the write.
     pub(in crate::http) sample: Option<NonZeroU32>,
+}
+
+/// Bytes of a turn before and after the compression.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::http) struct CodedTurn {
+    pub(in crate::http) plain: usize,
+    pub(in crate::http) sent: usize,
+    /// Checksum of the event stream after the turn.
+    pub(in crate::http) checksum: Checksum,
 }
 
 /// Statistics and length of bytes that reached the socket.
@@ -104,6 +119,7 @@ impl WriteBatch {
 
     fn clear(&mut self) {
         self.segments.clear();
+        self.blocks.clear();
         self.batch.items.clear();
         self.bytes = 0;
         self.stats = WriteStats::default();
@@ -128,6 +144,68 @@ impl WriteBatch {
             content,
             is_borrowed,
         });
+    }
+
+    /// Adds compressed events.
+    pub(in crate::http) fn push_block(&mut self, block: &Block) {
+        self.blocks.push((self.segments.len(), block.size()));
+        self.push_events(block.bytes().clone(), false);
+    }
+
+    /// Makes the segments of the turn blocks of a content coding. `checksum`: that of the event stream
+    /// before the turn.
+    pub(in crate::http) fn code(
+        &mut self,
+        coding: Coding,
+        is_first: bool,
+        is_last: bool,
+        mut checksum: Checksum,
+    ) -> CodedTurn {
+        let mut segments = std::mem::take(&mut self.segments);
+        let mut blocks = std::mem::take(&mut self.blocks);
+        let (mut plain, mut before) = (BytesMut::new(), 0);
+        self.bytes = 0;
+        if is_first {
+            self.scratch.extend_from_slice(coding.head());
+        }
+        let mut sizes = blocks.drain(..).peekable();
+        for (index, segment) in segments.drain(..).enumerate() {
+            let Some((_, size)) = sizes.next_if(|(at, _)| *at == index) else {
+                plain.extend_from_slice(segment.as_slice());
+                continue;
+            };
+            before += plain.len() + size.plain;
+            checksum = coding.checksum(checksum, &plain);
+            checksum = checksum.after_block(size.checksum);
+            self.put_stored(coding, &mut plain);
+            self.bytes += size.sent;
+            self.segments.push(segment);
+        }
+        drop(sizes);
+        before += plain.len();
+        checksum = coding.checksum(checksum, &plain);
+        if is_last {
+            coding.put_stored(&mut self.scratch, &plain);
+            plain.clear();
+            coding.put_tail(&mut self.scratch, checksum);
+        }
+        self.put_stored(coding, &mut plain);
+        self.blocks = blocks;
+        CodedTurn {
+            plain: before,
+            sent: self.bytes,
+            checksum,
+        }
+    }
+
+    /// Adds stored blocks of these bytes, after those in the buffer.
+    fn put_stored(&mut self, coding: Coding, plain: &mut BytesMut) {
+        coding.put_stored(&mut self.scratch, plain);
+        plain.clear();
+        if !self.scratch.is_empty() {
+            let bytes = self.scratch.split().freeze();
+            self.push(bytes);
+        }
     }
 
     /// Adds bytes that the closure writes.

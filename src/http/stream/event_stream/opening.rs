@@ -19,7 +19,7 @@ use bytes::{Bytes, BytesMut};
 use super::long_poll::state_document;
 use super::{EventStream, Once, Stage};
 use crate::auth::revocations::Mark;
-use crate::encoding::Framing;
+use crate::encoding::{Coding, Framing};
 use crate::event::id::Joined;
 use crate::event::{EventId, InvalidId};
 use crate::feed::{
@@ -237,6 +237,7 @@ impl EventStream {
             client,
             opening.peer,
             opening.framing,
+            opening.options.coding(),
             sources.cursors.iter().map(Cursor::probe).collect(),
             id.is_some() || beginning.begin.is_some(),
         ));
@@ -359,6 +360,7 @@ impl EventStream {
                     route = &*state.route.label,
                     protocol = state.peer.protocol.as_str(),
                     framing = state.framing.as_str(),
+                    coding = state.coding.map(Coding::as_str),
                     state = if has_id { State::Reconnecting } else { State::Connecting }.as_str(),
                     taken_over = is_claimed,
                     position = %Joined(&self.positions()),

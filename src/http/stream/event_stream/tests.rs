@@ -95,7 +95,7 @@ impl Fixture {
         let opening = Opening {
             framing: Framing::Sse,
             subscriptions: None,
-            options: route.options(Framing::Sse, None).clone(),
+            options: route.options(Framing::Sse, None, None).clone(),
             route,
             filters: vec![FilterSet::new([Filter::parse("a").unwrap()])],
             last_event_id: None,
