@@ -7,7 +7,7 @@
 //! ```
 //!
 //! No block refers to an earlier one, so a client can begin with any of them. The decoder sees one
-//! ordinary stream: one member of gzip ([`gzip`]), one frame of Zstandard ([`zstd`]). Several members
+//! ordinary stream: one member of gzip (`coding::gzip`), one frame of Zstandard (`coding::zstd`). Several members
 //! or frames would be simpler, and decoders in use lose everything after the first one
 //! (docs/decisions/0039-compression.md).
 //!
