@@ -7,9 +7,9 @@
 //! ```
 //!
 //! No block refers to an earlier one, so a client can begin with any of them. The decoder sees one
-//! ordinary stream: one member of gzip (`coding::gzip`), one frame of Zstandard (`coding::zstd`). Several members
-//! or frames would be simpler, and decoders in use lose everything after the first one
-//! (docs/decisions/0039-compression.md).
+//! ordinary stream: one member of gzip (`coding::gzip`), one frame of Zstandard (`coding::zstd`).
+//! Several members or frames would be simpler, and decoders in use lose everything after the first
+//! one (docs/decisions/0039-compression.md).
 //!
 //! The end of a gzip stream has a checksum of everything that this client has received:
 //! [`Checksum`], eight bytes for each client. Blocks have their part of it with them
