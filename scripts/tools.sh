@@ -295,6 +295,20 @@ nchan() {
     [[ -e /usr/lib/nginx/modules/ngx_nchan_module.so ]] || debian nchan-is-no-command libnginx-mod-nchan
 }
 
+# Prometheus and promtool, from the Debian package: unpacked, not installed, because it would start a service.
+prometheus() {
+    local folder=.tools/prometheus
+    command -v prometheus >/dev/null && command -v promtool >/dev/null && return 0
+    [[ -e $folder/complete ]] && return 0
+    say "unpacking prometheus"
+    rm -rf "$folder"
+    mkdir -p "$folder"
+    quietly apt-get update -qq
+    (cd "$folder" && quietly apt-get download -qq prometheus && quietly dpkg -x prometheus_*.deb .)
+    rm -f "$folder"/prometheus_*.deb
+    touch "$folder/complete"
+}
+
 packages() {
     debian chromium chromium nghttp nghttp2-client curl curl nginx nginx-light haproxy haproxy
 }
@@ -322,6 +336,7 @@ test)
     kubernetes
     kubectl
     helm
+    prometheus
     ;;
 traefik) # for `make test-long`
     traefik

@@ -43,9 +43,10 @@ use options::{Options, Scenario};
 use plan::Plan;
 use publisher::Outlet;
 use stage::certificate::Certificate;
+use stage::collector;
 use stage::machine;
 use stage::nats::{self, Nats};
-use stage::recipe::Recipe;
+use stage::recipe::{Recipe, Traces};
 use stage::server::{Server, Target};
 use stage::tokens::{Algorithm, Tokens};
 
@@ -159,6 +160,12 @@ async fn measure_all(options: &Options, before: usize) -> Fallible<Measured> {
     })
 }
 
+/// Starts a collector for traces of this ratio.
+fn traces(sample: f64) -> Fallible<Traces> {
+    let collector = collector::start()?;
+    Ok(Traces { sample, collector })
+}
+
 async fn measure_one(
     options: &Options,
     plan: &Plan,
@@ -185,6 +192,7 @@ async fn measure_one(
         compression: plan.compression,
         replay: plan.replay,
         tokens: tokens.transpose()?,
+        traces: options.traces.map(traces).transpose()?,
         application: None,
     };
     let (path, subject) = options.source.route(plan.subjects);

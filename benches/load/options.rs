@@ -101,6 +101,9 @@ pub(crate) struct Options {
     /// Log filter of the sidecar
     #[arg(long, default_value = "info")]
     pub(crate) log: String,
+    /// Ratio of traces; the sidecar exports them to a collector of this process (with --spawn)
+    #[arg(long, requires = "spawn")]
+    pub(crate) traces: Option<f64>,
     /// Core for the server
     #[arg(long)]
     pub(crate) server_cpu: Option<usize>,

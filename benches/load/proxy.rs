@@ -125,6 +125,7 @@ impl Proxy {
             compression: None,
             replay: None,
             tokens: None,
+            traces: None,
             application: Some(application),
         };
         let sidecar = Server::sidestream(&recipe, nats.url()).await?;

@@ -28,8 +28,19 @@ pub(crate) struct Recipe {
     pub(crate) replay: Option<Replay>,
     /// Tokens of the clients; the sidecar verifies them.
     pub(crate) tokens: Option<Tokens>,
+    /// Traces that the sidecar exports.
+    pub(crate) traces: Option<Traces>,
     /// Application that receives requests for other paths.
     pub(crate) application: Option<SocketAddr>,
+}
+
+/// Traces of the sidecar.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Traces {
+    /// Ratio of events and event streams.
+    pub(crate) sample: f64,
+    /// Collector that accepts them.
+    pub(crate) collector: SocketAddr,
 }
 
 /// Events that clients return for.

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use super::nats::STREAM;
-use super::recipe::{From, Recipe, Replay};
+use super::recipe::{From, Recipe, Replay, Traces};
 use crate::Fallible;
 use crate::wire::body::Framing;
 
@@ -68,6 +68,12 @@ pub(crate) fn configuration(
     }
     if let Some(application) = recipe.application {
         writeln!(text, "application: {{ address: http://{application} }}")?;
+    }
+    if let Some(Traces { sample, collector }) = recipe.traces {
+        writeln!(
+            text,
+            "tracing: {{ otlp: 'http://{collector}', sample: {sample} }}"
+        )?;
     }
     let mut authenticate = "";
     if let Some(tokens) = &recipe.tokens {

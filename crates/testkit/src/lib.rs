@@ -38,6 +38,7 @@ pub mod ndjson;
 pub mod node;
 pub mod oidc;
 pub mod process;
+pub mod prometheus;
 pub mod proxy;
 pub mod repository;
 pub mod sidestream;
