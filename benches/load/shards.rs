@@ -115,6 +115,7 @@ impl Shards {
             compression: None,
             replay: None,
             tokens: None,
+            traces: None,
             application: None,
         };
         let server = Server::sidestream(&recipe, nats.url()).await?;
