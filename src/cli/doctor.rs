@@ -62,7 +62,7 @@ pub(super) struct Args {
     /// Time for which event streams are watched: older ones are not
     #[arg(long = "for", value_name = "DURATION", default_value = "60s", value_parser = config::duration)]
     watch: Duration,
-    /// Origin of a page that reads the event stream, such as https://app.example.com
+    /// Origin of a page that reads the event stream, such as `https://app.example.com`
     #[arg(long)]
     origin: Option<String>,
     /// Also trust the certificates in this PEM file
