@@ -31,10 +31,12 @@ mod error;
 mod load;
 mod parts;
 mod reload;
+mod resources;
 mod schemas;
 mod shards;
 mod shutdown;
 mod sources;
+mod stream_ages;
 mod taps;
 mod tickets;
 
@@ -198,6 +200,10 @@ impl App {
         live.apply(config);
         live.sample();
         let shards = Shards::start(&config.listen, &live.context, &health, &loop_lag).await?;
+        tokio::spawn(stream_ages::watch(live.context.clone(), health.clone()));
+        let count = shards.others.len() + 1;
+        let (budget, metrics) = (live.budget.clone(), live.metrics.clone());
+        tokio::spawn(resources::watch(count, budget, metrics, health.clone()));
         if let Some(grace) = grace.filter(|grace| schedule::usable(*grace) < config.drain.timeout) {
             tracing::warn!(?grace, timeout = ?config.drain.timeout, "drain.timeout exceeds the grace period; the drain will be compressed");
         }

@@ -212,6 +212,7 @@ routes:
   - path: /orders
     sources: [{{ stream: ORDERS, subjects: ["orders.>"] }}]
     format: cloudevents
+    compression: {{}}
   - path: /news
     sources: [{{ subjects: ["news.>"] }}]
     versions:

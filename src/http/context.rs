@@ -16,6 +16,7 @@ use crate::auth::Revocations;
 use crate::feed::{Begin, Outcome};
 use crate::http::request::rejection_code::RejectionCode;
 use crate::http::route::Routes;
+use crate::http::stream::ages::StreamAges;
 use crate::limit::clients::Limit;
 use crate::limit::load_level::SharedLevel;
 use crate::limit::token_bucket::Bucket;
@@ -59,6 +60,10 @@ pub struct Context {
     pub(super) gap_log_limiter: Bucket,
     /// Limits the log lines about subscriptions of the application that are not possible.
     pub(super) application_log_limiter: Bucket,
+    /// Ages at which event streams end.
+    pub stream_ages: StreamAges,
+    /// Limits the log lines about ends of event streams.
+    pub(super) close_log_limiter: Bucket,
     /// Permits of probes that are answered at the same time.
     pub(super) probes: Arc<Semaphore>,
     draining: Arc<AtomicBool>,
@@ -68,6 +73,10 @@ pub struct Context {
 /// 100 lines per second about single gaps, with the same burst: enough to find a client, and little
 /// work if one loss concerns thousands of them.
 const GAP_LOG_RATE: Rate = Rate::new(100, 100);
+
+/// 1,000 lines per second about ends of event streams, and 5,000 at once: all of a pod's clients may
+/// leave at the same time.
+const CLOSE_LOG_RATE: Rate = Rate::new(1000, 5000);
 
 /// One line per second, ten at once: the reason is the same for every request of a page.
 const APPLICATION_LOG_RATE: Rate = Rate::new(1, 10);
@@ -105,6 +114,7 @@ impl Context {
         for limit in Limit::ALL {
             metrics.throttled_total.with_label_values(&[limit.as_str()]);
         }
+        let stream_ages = StreamAges::new(&metrics);
         Arc::new(Self {
             connections,
             tls_handshakes,
@@ -122,6 +132,8 @@ impl Context {
             routes: ArcSwap::default(),
             gap_log_limiter: Bucket::new(GAP_LOG_RATE),
             application_log_limiter: Bucket::new(APPLICATION_LOG_RATE),
+            stream_ages,
+            close_log_limiter: Bucket::new(CLOSE_LOG_RATE),
             probes: Arc::new(Semaphore::new(PROBES_MAX)),
             draining: Arc::default(),
             drain_retry: OnceLock::new(),

@@ -32,6 +32,7 @@ pub use config::{Config, RouteConfig};
 pub use context::Context;
 pub use h1::chunk::ENVELOPE;
 pub use route::{FindProvider, FindSource, Routes};
+pub use stream::ages::{PeerEnds, StreamAges};
 pub use stream::compact_time::tick_origin;
 pub use stream::state::memory_bytes;
 pub use tap::{TapError, TapRoute};

@@ -2,44 +2,70 @@
 
 use std::time::Duration;
 
-/// Timeout of a product by default, in seconds.
-const TIMEOUTS: [(u64, &str); 9] = [
-    (15, "the route `timeout` of Envoy, 15 s by default"),
-    (29, "the integration timeout of an AWS API Gateway, 29 s"),
-    (
+/// Timeout of a product by default.
+#[derive(Clone, Copy, Debug)]
+pub struct Timeout {
+    /// Seconds.
+    pub seconds: u64,
+    /// Product and setting, for people.
+    pub cause: &'static str,
+}
+
+/// Number of timeouts.
+pub const COUNT: usize = 9;
+
+/// The usual timeouts, from the shortest to the longest.
+pub const TIMEOUTS: [Timeout; COUNT] = [
+    Timeout::new(15, "the route `timeout` of Envoy, 15 s by default"),
+    Timeout::new(29, "the integration timeout of an AWS API Gateway, 29 s"),
+    Timeout::new(
         30,
         "the backend `timeoutSec` of a Google Cloud load balancer, or of a Heroku router, 30 s by default",
     ),
-    (
+    Timeout::new(
         50,
         "`timeout client` and `timeout server` in the examples of HAProxy, 50 s",
     ),
-    (55, "the idle timeout of a Heroku router, 55 s"),
-    (
+    Timeout::new(55, "the idle timeout of a Heroku router, 55 s"),
+    Timeout::new(
         60,
         "`proxy_read_timeout` of nginx, or the idle timeout of an AWS ALB, 60 s by default",
     ),
-    (
+    Timeout::new(
         100,
         "the proxy read timeout of Cloudflare, 100 s by default",
     ),
-    (
+    Timeout::new(
         240,
         "the idle timeout of an Azure load balancer, 4 min by default",
     ),
-    (350, "the idle timeout of an AWS NLB or NAT gateway, 350 s"),
+    Timeout::new(350, "the idle timeout of an AWS NLB or NAT gateway, 350 s"),
 ];
 
-/// Returns the usual cause of ends at this age. A peer is reported up to a second after its timer.
+impl Timeout {
+    const fn new(seconds: u64, cause: &'static str) -> Self {
+        Self { seconds, cause }
+    }
+}
+
+/// Returns the index of the timeout that ends an event stream at this age. An end is seen up to a
+/// second after the timer of the proxy.
+#[must_use]
+pub fn nearest(age: Duration) -> Option<usize> {
+    let after = |timeout: &Timeout| age.as_secs_f64() - timeout.seconds as f64;
+    let near = TIMEOUTS
+        .iter()
+        .enumerate()
+        .map(|(index, timeout)| (after(timeout), index))
+        .filter(|(after, _)| (-0.5..1.5).contains(after));
+    let nearest = near.min_by(|(one, _), (two, _)| one.abs().total_cmp(&two.abs()));
+    nearest.map(|(_, index)| index)
+}
+
+/// Returns the usual cause of ends at this age.
 #[must_use]
 pub fn usual_cause(age: Duration) -> Option<&'static str> {
-    let seconds = age.as_secs_f64();
-    TIMEOUTS
-        .iter()
-        .map(|(timeout, cause)| (seconds - *timeout as f64, *cause))
-        .filter(|(after, _)| (-0.5..1.5).contains(after))
-        .min_by(|(one, _), (two, _)| one.abs().total_cmp(&two.abs()))
-        .map(|(_, cause)| cause)
+    nearest(age).map(|index| TIMEOUTS[index].cause)
 }
 
 #[cfg(test)]

@@ -42,6 +42,8 @@ pub struct Metrics {
     pub streams_opened_total: IntCounterVec,
     /// `sidestream_streams_closed_total{route,reason}`
     pub streams_closed_total: IntCounterVec,
+    /// `sidestream_stream_age_seconds{side}`
+    pub stream_age_seconds: HistogramVec,
     /// `sidestream_version_streams{route,version}`
     pub version_streams: IntGaugeVec,
     /// `sidestream_version_conversions_total{route,version,result}`
@@ -170,6 +172,10 @@ pub struct Metrics {
     pub admin_refusals_total: IntCounterVec,
     /// `sidestream_log_lines_dropped_total`
     pub log_lines_dropped_total: IntCounter,
+    /// `sidestream_cpu_limit_cores`
+    pub cpu_limit_cores: GaugeVec,
+    /// `sidestream_memory_limit_bytes`
+    pub memory_limit_bytes: IntGauge,
     /// `sidestream_log_lines_suppressed_total`
     pub log_lines_suppressed_total: IntCounter,
     /// `sidestream_presence_full_total`
@@ -206,6 +212,12 @@ const RESPONSE_BUCKETS: [f64; 11] = [
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25, 1.0, 5.0, 15.0, 60.0,
 ];
 
+/// Buckets of the age of event streams in seconds. Those around 15, 30, 60 and 100 s are narrow:
+/// proxies end event streams at these ages.
+const AGE_BUCKETS: [f64; 14] = [
+    1.0, 5.0, 14.5, 17.0, 28.5, 32.0, 59.0, 62.0, 99.0, 102.0, 300.0, 900.0, 3600.0, 14400.0,
+];
+
 /// Buckets of replay durations in seconds: from one page to a long history.
 const REPLAY_BUCKETS: [f64; 9] = [0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0];
 
@@ -239,6 +251,7 @@ impl Metrics {
             streams: r.gauges("streams", "Open event streams.", &["route", "protocol", "framing"])?,
             streams_opened_total: r.counters("streams_opened_total", "Opened event streams.", &["route", "protocol", "framing"])?,
             streams_closed_total: r.counters("streams_closed_total", "Closed event streams, by reason.", &["route", "reason"])?,
+            stream_age_seconds: r.histograms("stream_age_seconds", "Age of event streams at their end, by the side that ended them: `peer` (the client or a proxy), `pod`. Without long polls.", &AGE_BUCKETS, &["side"])?,
             version_streams: r.gauges("version_streams", "Open event streams of routes with `versions`, by version of the payloads.", &["route", "version"])?,
             version_conversions_total: r.counters("version_conversions_total", "Payloads that were converted to a version, once for all clients of it, by result: `converted`; `failed` (each client receives a gap).", &["route", "version", "result"])?,
             schema_payloads_total: r.counters("schema_payloads_total", "Payloads that a JSON Schema of `schemas` describes, once per message that clients of this pod receive, by result: `valid`; `invalid` (with `validate: reject` each client receives a gap); `skipped` (not validated, because the queue of `validate: count` was full); `missing` (not validated, because there is no valid document of this name).", &["schema", "result"])?,
@@ -249,7 +262,7 @@ impl Metrics {
             events_delivered_total: r.counters("events_delivered_total", "Events written to clients.", &["route", "framing"])?,
             bytes_sent_total: r.counters("bytes_sent_total", "Bytes of event streams written to clients.", &["route", "framing"])?,
             compression_bytes_total: r.counters("compression_bytes_total", "Bytes of compressed event streams: before the compression (`plain`), and as they are written to clients (`sent`).", &["route", "coding", "form"])?,
-            delivery_seconds: r.histograms("delivery_seconds", "Time from the receipt of a message from NATS until the socket has accepted its event. One observation per write, for the oldest event in it.", &["route"])?,
+            delivery_seconds: r.histograms("delivery_seconds", "Time from the receipt of a message from NATS until the socket has accepted its event. One observation per write, for the oldest event in it.", &DELIVERY_BUCKETS, &["route"])?,
             lag_events: r.gauges("lag_events", "Largest number of pending events of one client.", &["route"])?,
             lag_bytes: r.gauges("lag_bytes", "Largest number of pending bytes of one client.", &["route"])?,
             lag_seconds: r.float_gauges("lag_seconds", "Age of the oldest pending event.", &["route"])?,
@@ -289,7 +302,7 @@ impl Metrics {
             authentication_key_loads_total: r.counters("authentication_key_loads_total", "Loads of the keys of a token provider, from its issuer or file, by result: `succeeded` or `failed` (the keys of the last load stay in use).", &["provider", "result"])?,
             authentication_keys_loaded_timestamp_seconds: r.gauges("authentication_keys_loaded_timestamp_seconds", "Time of the last successful load of the keys of a token provider, in seconds since 1970; 0 before the first one.", &["provider"])?,
             authentication_forward_requests_total: r.counters("authentication_forward_requests_total", "Requests that an authentication endpoint decided, by result: `allowed`, `cached` (allowed by an earlier answer), `rejected` (401 or 403), `failed` (no answer within `timeout`, or another one), `busy` (64 calls were in progress for a second), `limited` (too many calls for one address, or in total).", &["provider", "result"])?,
-            authentication_forward_seconds: r.histograms("authentication_forward_seconds", "Duration of the calls to an authentication endpoint. Requests that are answered from the cache, or that wait for a call of another one, make none.", &["provider"])?,
+            authentication_forward_seconds: r.histograms("authentication_forward_seconds", "Duration of the calls to an authentication endpoint. Requests that are answered from the cache, or that wait for a call of another one, make none.", &DELIVERY_BUCKETS, &["provider"])?,
             revocations: r.gauge("revocations", "Revocations in memory.")?,
             revocation_streams_ended_total: r.counters("revocation_streams_ended_total", "Open event streams that a revocation or a kick has ended, by kind: `jti`, `sid`, `sub`, `client`, `kick`.", &["kind"])?,
             revocation_entries_ignored_total: r.counters("revocation_entries_ignored_total", "Entries of the bucket of revocations that were ignored, by reason: `malformed` (key or value), `full` (the table has its maximum of entries; the entry has ended open event streams, and their clients may return).", &["reason"])?,
@@ -303,7 +316,9 @@ impl Metrics {
             presence_errors_total: r.counter("presence_errors_total", "Failed reads and writes of the presence bucket.")?,
             admin_refusals_total: r.counters("admin_refusals_total", "Closed connections and rejected requests on the admin port (`admin`) and the control socket (`control`), by code: `no_first_byte`, `evicted` (a newer connection needed the slot), `busy` (the port or one peer address has reached its limit of requests), `too_many_lists`, `too_many_viewers` and `too_many_taps` (of the page), `cross_origin` (a form of another origin), `host_not_allowed` (a `Host` that is not an address and not in `admin.hosts`), `unauthenticated` and `invalid_token` (no token, or a wrong one, for a protected page), `too_many_authentication_failures` (too many wrong tokens), `certificate_required`, `tls_handshake` (a failed handshake).", &["port", "code"])?,
             log_lines_dropped_total: r.counter("log_lines_dropped_total", LOG_LINES_DROPPED)?,
-            log_lines_suppressed_total: r.counter("log_lines_suppressed_total", "Log lines about single gaps that were not written because the process had logged 100 of them in a second; the metrics and the line at the end of the event stream include these gaps.")?,
+            cpu_limit_cores: r.float_gauges("cpu_limit_cores", "CPU limit of the pod by its control group, in cores; 0 without limit.", &[])?,
+            memory_limit_bytes: r.gauge("memory_limit_bytes", "Memory limit of the pod by its control group; 0 without limit.")?,
+            log_lines_suppressed_total: r.counter("log_lines_suppressed_total", "Log lines that were not written because the process had logged 100 about single gaps, or 1000 about ends of event streams, in a second; other metrics count these gaps and ends.")?,
             presence_full_total: r.counter("presence_full_total", "Entries of event streams that were not written because the presence bucket is full.")?,
             trace_spans_total: r.counters("trace_spans_total", "Spans of traces, by result: `exported` (the collector has accepted them), `failed` (it did not, or not in time; they are dropped), `dropped` (too many waited for the collector).", &["result"])?,
             delivery_exemplars: Mutex::default(),
@@ -496,9 +511,10 @@ impl Registrar<'_> {
         &self,
         name: &str,
         help: &str,
+        buckets: &[f64],
         labels: &[&str],
     ) -> Result<HistogramVec, prometheus::Error> {
-        let opts = HistogramOpts::from(Self::opts(name, help)).buckets(DELIVERY_BUCKETS.to_vec());
+        let opts = HistogramOpts::from(Self::opts(name, help)).buckets(buckets.to_vec());
         self.register(HistogramVec::new(opts, labels))
     }
 }

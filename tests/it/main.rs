@@ -41,6 +41,7 @@ mod presence;
 mod rejections;
 mod reload;
 mod republish;
+mod resources;
 mod resume;
 mod schema_check;
 mod schemas;

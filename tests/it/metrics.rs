@@ -20,6 +20,7 @@ const NAMES: &[(&str, &str)] = &[
     ("schema_payloads_total", "schema, result"),
     ("cloud_events_total", "route, mode"),
     ("streams_closed_total", "route, reason"),
+    ("stream_age_seconds", "side"),
     ("refusals_total", "code"),
     ("events_received_total", "source"),
     ("events_rejected_total", "source, reason"),
@@ -82,6 +83,8 @@ const NAMES: &[(&str, &str)] = &[
     ("admin_refusals_total", "port, code"),
     ("presence_full_total", ""),
     ("log_lines_dropped_total", ""),
+    ("cpu_limit_cores", ""),
+    ("memory_limit_bytes", ""),
     ("log_lines_suppressed_total", ""),
 ];
 

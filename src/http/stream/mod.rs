@@ -20,6 +20,7 @@
 //! - [`handover`] finds the position of a client that reconnects without one after a drain.
 //! - [`subscriptions`] has the subjects that the client of a WebSocket adds and removes.
 //! - [`expiry`] has the times at which credentials are renewed and an event stream ends.
+//! - [`ages`] records how old event streams are at their end, and which side ended them.
 //! - [`compact_time`] stores times in four bytes.
 //!
 //! An event stream and everything that polls it runs on one thread, the shard that accepted the
@@ -35,6 +36,7 @@
 //!      (resumes from an id, until it has caught up)
 //! ```
 
+pub(in crate::http) mod ages;
 pub(in crate::http) mod client_messages;
 pub(in crate::http) mod compact_time;
 mod cursors;

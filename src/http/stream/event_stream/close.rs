@@ -7,15 +7,17 @@
 //! [`EventStream::end`] may be called by the event stream itself, by its transport, or through
 //! [`StreamState::close_request`] by any thread. An event stream that is dropped without an end was
 //! left by its client or cut. Every end passes through `Drop`, which calls
-//! [`EventStream::record_end`] exactly once.
+//! [`EventStream::record_end`] exactly once. The context limits the log lines of the whole process; an
+//! end that is not logged is counted in `sidestream_log_lines_suppressed_total`.
 
-use std::fmt::Display;
+use std::fmt::{self, Display};
 
 use super::{EventStream, Stage};
 use crate::encoding::Framing;
 use crate::encoding::grpc::Trailers;
 use crate::event::id::Joined;
 use crate::http::config::RETRY_UNAUTHENTICATED;
+use crate::http::route::Route;
 use crate::http::stream::state::StreamState;
 use crate::http::stream::write_batch::WriteBatch;
 use crate::presence::{CloseReason, Delivered, State, StreamHandle as _};
@@ -81,6 +83,7 @@ impl EventStream {
         let protocol = state.peer.protocol;
         let metrics = &state.route.metrics;
         metrics.closed(protocol, state.framing, self.version(), close);
+        self.context.stream_ages.record(close, state.age());
         let sent = state.totals();
         let lag = state.lag();
         let positions = self.positions();
@@ -109,12 +112,17 @@ impl EventStream {
                 missed_events: self.missed_events,
             });
         }
+        if self.context.close_log_limiter.take(1).is_err() {
+            self.context.metrics.log_lines_suppressed_total.inc();
+            return;
+        }
         macro_rules! log {
             ($level:ident) => {
                 tracing::$level!(
                     client = &*state.client,
                     client.addr = %state.peer.text(),
                     route = &*state.route.label,
+                    source = %SourceNames(&state.route),
                     protocol = state.peer.protocol.as_str(),
                     state = end.as_str(),
                     reason = close.label(),
@@ -135,6 +143,19 @@ impl EventStream {
             tracing::Level::DEBUG => log!(debug),
             _ => log!(info),
         }
+    }
+}
+
+/// Names of the sources of a route, for a log line.
+struct SourceNames<'a>(&'a Route);
+
+impl Display for SourceNames<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (nth, source) in self.0.sources.iter().enumerate() {
+            let comma = if nth == 0 { "" } else { "," };
+            write!(f, "{comma}{}", source.source.name())?;
+        }
+        Ok(())
     }
 }
 
