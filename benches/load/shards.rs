@@ -1,4 +1,4 @@
-//! Compares the saturation of a sidecar with one shard and with two: does a second core help?
+//! Compares the saturation of a sidecar with one shard and with two.
 //!
 //! A machine with two cores has none left for clients when the sidecar has both. The clients of
 //! this comparison are therefore sinks: the kernel discards what arrives (`MSG_TRUNC`), and one

@@ -33,7 +33,7 @@ struct Limits {
     memory: Option<u64>,
 }
 
-/// What the process uses.
+/// Resources that the process uses.
 struct Used {
     shards: usize,
     cores: usize,

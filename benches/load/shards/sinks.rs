@@ -67,7 +67,7 @@ fn connect(address: SocketAddr, request: &str) -> Fallible<Socket> {
     Ok(stream.into())
 }
 
-/// Discards what has arrived on all sockets, again and again.
+/// Discards what has arrived on all sockets, until they are closed.
 #[expect(clippy::disallowed_methods, reason = "no runtime runs on this thread")]
 fn discard(sockets: &[Socket], closed: &AtomicBool) {
     // Nothing is written to it: the length alone counts.

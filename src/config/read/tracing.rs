@@ -11,7 +11,7 @@ pub(super) fn tracing(value: &ValueReader<'_>) -> Option<Config> {
         let default = Config::default();
         let otlp = keys.nullable("otlp", None, collector);
         let sample = keys.get_or("sample", default.sample, ratio);
-        if otlp.is_none() && keys.has("sample") && !keys.has("otlp") {
+        if otlp.is_none() && sample != default.sample && !keys.has("otlp") {
             let hint = "set `otlp` to the address of a collector";
             keys.warn("sample", "nothing is sampled without `otlp`", hint);
         }
