@@ -189,6 +189,21 @@ fn every_metric_is_on_the_dashboard() {
     assert!(missing.is_empty(), "on no panel: {missing:?}");
 }
 
+#[test]
+fn panels_of_the_dashboard_have_ids_and_places_of_their_own() {
+    let dashboard: Value = serde_json::from_str(&file("k8s/monitoring/dashboard.json")).unwrap();
+    let (mut ids, mut places) = (BTreeSet::new(), BTreeSet::new());
+    for panel in dashboard["panels"].as_array().unwrap() {
+        let title = panel["title"].as_str().unwrap();
+        assert!(ids.insert(panel["id"].as_u64().unwrap()), "id of {title}");
+        let at = |key: &str| panel["gridPos"][key].as_u64().unwrap();
+        let columns = at("x")..at("x") + at("w");
+        for place in columns.flat_map(|x| (at("y")..at("y") + at("h")).map(move |y| (x, y))) {
+            assert!(places.insert(place), "{title} covers another panel");
+        }
+    }
+}
+
 /// Configuration with everything that has metrics of its own.
 fn sections(endpoint: &Endpoint, collector: &Collector, issuer: &Issuer) -> String {
     let (url, collector) = (endpoint.url(), collector.url());
