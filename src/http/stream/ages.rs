@@ -27,7 +27,7 @@ pub struct StreamAges {
 pub struct PeerEnds {
     /// By the timeout of [`proxy_timeout::TIMEOUTS`] at which they ended.
     pub at_timeouts: [u64; proxy_timeout::COUNT],
-    /// At another age, above [`YOUNG`].
+    /// At another age, above five seconds.
     pub at_other_ages: u64,
 }
 
